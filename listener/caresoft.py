@@ -1,0 +1,244 @@
+"""One message to one `Outcome` over HTTP: the only client of the CareSoft API.
+
+What an answer means is decided by two facts: had a byte of the request perhaps been written, and what did the answer
+say. A new connection for every request, so that a connection which the gateway closed while idle is never the reason
+for an unclear result; no redirects, no proxy or netrc of the environment, no retry of the library's. At most 64 kB of
+an answer are read, undecompressed. (Facts: docs.caresoft.vn, "Tin nhắn SMS" and "Giới hạn yêu cầu"; aiohttp 3.14.)
+"""
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import yarl
+
+from listener.model import (
+    Accepted,
+    LockedOut,
+    Misconfigured,
+    NotSent,
+    Outcome,
+    RateLimited,
+    Rejected,
+    TicketRefused,
+    Unauthorized,
+    Unknown,
+    Unreachable,
+)
+
+# bytes of an answer that are looked at
+ANSWER_LIMIT = 64 * 1024
+# a larger id is not one of CareSoft's, and would not fit the database's bigint
+_TICKET_LIMIT = 2**63 - 1
+_LOCK_OUT = re.compile(r"too\s+many\s+times", re.IGNORECASE)
+_MINUTES = re.compile(r"(\d{1,4})\s*minutes?", re.IGNORECASE)
+# the documented length of the lock-out, for when its text names none
+_LOCK_OUT_MINUTES = 15
+_ABOUT_TICKET = re.compile(r"ticket|phi[eế]u", re.IGNORECASE)
+_LONG_NUMBER = re.compile(r"\+?\d(?:[\d .-]{6,})\d")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What a request needs of an account; `token` never leaves this module again."""
+
+    domain: str
+    service_id: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Access(domain={self.domain!r}, service_id={self.service_id!r}, token=***)"
+
+
+class _SlotTooOldError(Exception):
+    """The time of the slot was over before the first byte was written."""
+
+
+class _Trace:
+    """Tells of one request whether a byte may have left, and stops it at the last moment if its slot is too old."""
+
+    def __init__(self, not_after: float) -> None:
+        self.written = False
+        self.not_after = not_after
+
+    async def before_first_byte(self) -> None:
+        if monotonic() > self.not_after:
+            raise _SlotTooOldError
+        self.written = True
+
+
+class CareSoft:
+    """The gateway at `url`. `timeout` is in seconds from the start of a request to the end of its answer."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = url.rstrip("/")
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "CareSoft":
+        trace = aiohttp.TraceConfig(lambda trace_request_ctx: trace_request_ctx)
+        trace.on_request_headers_sent.append(_before_first_byte)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True, limit=0, ssl=ssl.create_default_context()),
+            timeout=aiohttp.ClientTimeout(total=self._timeout, connect=min(10.0, self._timeout)),
+            trace_configs=[trace],
+            trust_env=False,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def send_sms(
+        self, access: Access, *, phone: str, text: str, ticket: int | None, not_after: float
+    ) -> Outcome:
+        """POSTs one SMS, once. `not_after` is the monotonic time by which the first byte must be written."""
+        sms: dict[str, object] = {"service_id": access.service_id, "content": text, "phone": phone}
+        if ticket is not None:
+            sms["ticket_id"] = ticket
+        body = json.dumps({"sms": sms}, ensure_ascii=False).encode()
+        return await self._request("POST", access, "sms", body, not_after, lambda s, h, b: read_answer(s, h, b, ticket))
+
+    async def _request(
+        self,
+        method: str,
+        access: Access,
+        path: str,
+        body: bytes | None,
+        not_after: float,
+        read: Callable[[int, str | None, bytes], Outcome],
+    ) -> Outcome:
+        assert self._session is not None
+        trace = _Trace(not_after)
+        try:
+            async with self._session.request(
+                method,
+                yarl.URL(f"{self._url}/{quote(access.domain, safe='')}/api/v1/{path}", encoded=True),
+                data=body,
+                headers={"Authorization": f"Bearer {access.token}", "Content-Type": "application/json"},
+                allow_redirects=False,
+                trace_request_ctx=trace,
+            ) as response:
+                content = await _read_bounded(response)
+                return read(response.status, response.headers.get("Retry-After"), content)
+        except _SlotTooOldError:
+            return NotSent(cause="the slot was too old")
+        except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError) as error:
+            # Never the error's text: it may hold the URL, a header or the body.
+            cause = _in_words(error)
+            return Unknown(cause=cause) if trace.written else Unreachable(cause=cause)
+
+
+def read_answer(status: int, retry_after: str | None, body: bytes, ticket: int | None) -> Outcome:
+    """What a complete answer to a POST of an SMS says; `ticket` is the one the request named, if any."""
+    answer = _json(body)
+    code = str(answer.get("code", "")).strip().casefold()
+    message = gateway_words(answer.get("message"))
+    match status:
+        case 200 if code == "ok":
+            given = _ticket_id(answer.get("ticket"))
+            if given is None:
+                return Unknown(cause="200 and ok, but without a usable ticket", status=status)
+            return Accepted(ticket=given)
+        case 200 if code != "errors":
+            return Unknown(cause="200 with an answer that cannot be read", status=status)
+        case 200 | 400 | 413 | 422:
+            reason = message or f"refused with status {status}"
+            if ticket is not None and _ABOUT_TICKET.search(message):
+                return TicketRefused(reason=reason, status=status)
+            return Rejected(reason=reason, status=status)
+        case 401 | 403:
+            return Unauthorized(status=status)
+        case 404 if _LOCK_OUT.search(message):
+            minutes = _MINUTES.search(message)
+            return LockedOut(minutes=int(minutes[1]) if minutes else _LOCK_OUT_MINUTES)
+        case 429:
+            return RateLimited(retry_after=_seconds(retry_after))
+        case 408:
+            return Unknown(cause="the gateway gave up waiting", status=status)
+        case _ if 300 <= status < 500:
+            return Misconfigured(reason=message or f"status {status}", status=status)
+        case _:
+            return Unknown(cause=message or f"status {status}", status=status)
+
+
+def gateway_words(message: object) -> str:
+    """What the gateway said, fit to be kept: one line, short, long numbers masked."""
+    text = _CONTROL.sub(" ", message if isinstance(message, str) else "")
+    return _LONG_NUMBER.sub(lambda m: m[0][:3] + "***" + m[0][-3:], text).strip()[:200]
+
+
+async def _before_first_byte(_session: aiohttp.ClientSession, trace: SimpleNamespace | _Trace, _params: object) -> None:
+    assert isinstance(trace, _Trace)
+    await trace.before_first_byte()
+
+
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    while len(content) < ANSWER_LIMIT:
+        chunk = await response.content.read(ANSWER_LIMIT - len(content))
+        if not chunk:
+            break
+        content += chunk
+    return bytes(content)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _ticket_id(ticket: object) -> int | None:
+    value = ticket.get("ticket_id") if isinstance(ticket, dict) else None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _TICKET_LIMIT:
+        return value
+    return None
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in seconds; a date, or anything else that is no small number, is left to our own backoff."""
+    if retry_after and re.fullmatch(r"\s*\d{1,5}\s*", retry_after):
+        return float(retry_after)
+    return None
+
+
+def _in_words(error: BaseException) -> str:
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return "the gateway's certificate is not valid"
+        case aiohttp.ClientConnectorSSLError():
+            return "TLS with the gateway failed"
+        case aiohttp.ClientConnectorDNSError():
+            return "the gateway's name cannot be resolved"
+        case TimeoutError():
+            return "no answer in time"
+        case aiohttp.ClientConnectorError():
+            return "no connection to the gateway"
+        case aiohttp.ServerDisconnectedError():
+            return "the gateway closed the connection without an answer"
+        case aiohttp.ClientPayloadError():
+            return "the answer broke off"
+        case aiohttp.ClientResponseError():
+            return "the answer is not HTTP"
+        case OSError():
+            return "the connection broke"
+        case _:
+            return f"the request failed ({type(error).__name__})"

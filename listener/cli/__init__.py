@@ -1,0 +1,52 @@
+"""`listener VERB`: verbs are imported only when called, so that `--help` and completion are quick."""
+
+import importlib
+
+import click
+
+from listener import __version__
+
+# verb -> module of this package that defines it, and the line `--help` shows
+_VERBS = {
+    "demo": ("daemon", "Show the whole way on a throw-away PostgreSQL and gateway."),
+    "run": ("daemon", "The daemon: match changes and send messages."),
+    "check": ("rules", "Validate rules.yaml; with --db also against the database."),
+    "preview": ("rules", "What a rule would send for one row; never sends."),
+    "db": ("db", "Schema and triggers: plan, install, verify, uninstall, sql."),
+    "messages": ("show", "List messages."),
+    "message": ("show", "One message with its attempts."),
+    "status": ("show", "One screen: backlog, pace, pauses, rules, failures."),
+    "simulator": ("daemon", "The CareSoft API on this machine, for trying things out."),
+}
+
+
+class _Verbs(click.Group):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _VERBS:
+            return None
+        module = importlib.import_module(f"listener.cli.{_VERBS[name][0]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from listener.words import did_you_mean
+
+            raise click.UsageError(f"there is no verb {args[0]!r}{did_you_mean(args[0], _VERBS)}", ctx) from None
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, line) for name, (_, line) in _VERBS.items()])
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="listener %(version)s")
+def main() -> None:
+    """Turns changes in an ERP's PostgreSQL tables into SMS through CareSoft."""

@@ -1,0 +1,110 @@
+"""What all verbs share: running async code, errors to exit codes, tables and JSON."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+from zoneinfo import ZoneInfo
+
+import click
+import psycopg
+
+from listener.errors import ListenerError, OutOfReachError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Times for people; the database and JSON keep theirs with the zone.
+LOCAL = ZoneInfo("Asia/Ho_Chi_Minh")
+
+output_option = click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="text for people, json for programs."
+)
+rules_option = click.option(
+    "--rules", "rules_path", type=click.Path(path_type=str), help="The rules file [LISTENER_RULES, else rules.yaml]."
+)
+
+
+def asynchronous(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Runs an async verb; what it raises on purpose becomes a line on stderr and an exit code."""
+
+    @wraps(verb)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return asyncio.run(verb(*args, **kwargs))
+        except ListenerError as error:
+            raise fail(str(error), error.exit_code) from None
+        except BaseExceptionGroup as group:
+            raise fail(_first(group), 1) from None
+        except psycopg.OperationalError:
+            raise fail("the connection to the database was lost", OutOfReachError.exit_code) from None
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise fail(f"the database refuses: {error.diag.message_primary}", 1) from None
+        except psycopg.errors.UndefinedTable:
+            raise fail("the database has no `listener` schema of this version; run `listener db install` once", 1) from None
+
+    return run
+
+
+def fail(text: str, code: int) -> SystemExit:
+    """Says why on stderr; raise what it returns."""
+    click.echo(text, err=True)
+    return SystemExit(code)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, ListenerError):
+        return str(error)
+    # A bug of ours: its place helps, its values might hold a phone number.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}" if trace else ""
+    return f"stopped by a fault of its own: {type(error).__name__}{place}"
+
+
+def print_json(value: object) -> None:
+    """JSON on stdout: times with zone, whole numbers as numbers, Vietnamese readable."""
+    click.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on stdout, as wide as the terminal; when piped, as wide as it needs to be."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        # Text, not markup: what the ERP or the gateway wrote is shown as it is.
+        table.add_row(*(Text(shown(cell)) for cell in row))
+    console.print(table)
+
+
+def shown(value: object) -> str:
+    """A value for people: local time to the second, `-` for nothing."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.astimezone(LOCAL).strftime("%d/%m/%Y %H:%M:%S")
+    return str(value)

@@ -1,0 +1,98 @@
+"""`listener check` and `preview`: the rules file before it meets a customer."""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from listener.cli.common import asynchronous, fail, output_option, print_json, rules_option, shown
+from listener.database import Connection, connect
+from listener.dbcheck import database_faults
+from listener.errors import Fault, ListenerError, OutOfReachError, RulesError
+from listener.preview import Rows, preview as judge, row_by_key, rows_of
+from listener.rules import build, load, read, read_text
+from listener.rules.ruleset import RuleSet, compile_rules
+from listener.settings import Settings, read_settings
+from listener.words import did_you_mean
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path())
+@click.option("--db", "database", is_flag=True, help="Also check tables, columns, lookups and triggers in the database.")
+@output_option
+@asynchronous
+async def check(file: str | None, database: bool, output: str) -> None:
+    """Validate the rules; every fault with its line, and how to mend it."""
+    settings = read_settings(rules=file)
+    faults: list[Fault] = []
+    try:
+        document = load(read_text(settings.rules), str(settings.rules))
+        rules = compile_rules(build(document))
+        if database:
+            async with await connect(settings, "check") as conn:
+                faults = sorted(await database_faults(conn, document, rules, settings))
+    except RulesError as error:
+        faults = error.faults
+    if output == "json":
+        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
+    else:
+        for fault in faults:
+            click.echo(str(fault))
+        if not faults:
+            click.echo(f"{settings.rules}: in order, {len(rules.rules.rules)} rules")
+    if faults:
+        raise fail(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}", 1)
+
+
+@click.command()
+@click.argument("rule")
+@click.option("--key", help="Take the row of the watched table that has this key.")
+@click.option("--row", help='The new row as JSON, or {"old": …, "new": …}.')
+@rules_option
+@output_option
+@asynchronous
+async def preview(rule: str, key: str | None, row: str | None, rules_path: str | None, output: str) -> None:
+    """What RULE would send for one row: text, parts, phone, ticket, and why or why not. Never sends."""
+    if (key is None) == (row is None):
+        raise click.UsageError("give either --key or --row")
+    settings = read_settings(rules=rules_path)
+    rules = compile_rules(read(settings.rules))
+    if rule not in rules.rules.rules:
+        raise ListenerError(f"the rules have no rule {rule}{did_you_mean(rule, rules.rules.rules)}")
+    rows = rows_of(row) if row is not None else None
+    verdict = await _with_database(settings, rules, rule, key, rows)
+    if output == "json":
+        print_json(verdict)
+    else:
+        _show(verdict)
+    if verdict["verdict"] == "reject":
+        raise SystemExit(1)
+
+
+async def _with_database(
+    settings: Settings, rules: RuleSet, rule: str, key: str | None, rows: Rows | None
+) -> dict[str, Any]:
+    """A row that is given needs no database unless the rule looks something up."""
+    watch = rules.rules.rules[rule].on
+    conn: Connection | None = None
+    try:
+        conn = await connect(settings, "preview")
+    except OutOfReachError:
+        if rows is None or rules.rules.watch[watch].lookup:
+            raise
+    try:
+        if rows is None:
+            assert conn is not None and key is not None
+            rows = await row_by_key(conn, rules, watch, key)
+        return await judge(rules, rule, rows, key=key, conn=conn, settings=settings)
+    finally:
+        if conn is not None:
+            await conn.close()
+
+
+def _show(verdict: dict[str, Any]) -> None:
+    click.echo(f"{verdict['rule']}: {verdict['verdict']}" + (f", because {verdict['reason']}" if verdict["reason"] else ""))
+    for message in verdict["messages"]:
+        click.echo("")
+        for name in ("to", "text", "parts", "encoding", "ticket_id", "thread", "due_at"):
+            click.echo(f"  {name.replace('_id', ''):9} {shown(message[name])}")

@@ -1,0 +1,131 @@
+"""Connections to PostgreSQL, set up the one way that the rest relies on.
+
+Every connection is autocommit (a transaction is always written out), durable (`synchronous_commit` on, whatever the
+server's habit), in UTC, and free of the time-outs that a DBA may have put on the role. Numbers in jsonb arrive as
+`Decimal`, exact.
+"""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
+
+from listener.errors import OutOfReachError
+from listener.settings import Settings
+
+Connection: TypeAlias = AsyncConnection[DictRow]
+
+# Exceptions that mean "the connection is gone": reconnect and look again.
+LOST = (psycopg.OperationalError, psycopg.InterfaceError)
+
+_SESSION: Mapping[str, str] = {
+    "synchronous_commit": "on",
+    "statement_timeout": "60s",
+    "lock_timeout": "10s",
+    # a frozen replica must not hold the matcher's lock for longer
+    "idle_in_transaction_session_timeout": "5s",
+    "idle_session_timeout": "0",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "jit": "off",
+    "client_min_messages": "warning",
+}
+
+
+def loads_exact(text: str | bytes) -> Any:
+    """JSON with every number as `Decimal`, as the ERP wrote it."""
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+
+
+async def connect(settings: Settings, purpose: str, **session: str) -> Connection:
+    """A connection named `listener {purpose}` in `pg_stat_activity`; `session` adds to or replaces its settings.
+
+    Raises `OutOfReachError`; its text never holds the connection string.
+    """
+    try:
+        conn = await AsyncConnection.connect(
+            settings.database_url,
+            autocommit=True,
+            prepare_threshold=1,
+            row_factory=dict_row,
+            application_name=f"listener {purpose}",
+            connect_timeout=10,
+            keepalives_idle=15,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=20000,
+            target_session_attrs="read-write",
+        )
+    except psycopg.Error as error:
+        raise OutOfReachError(f"the database is out of reach: {_without_secrets(error)}") from None
+    set_json_loads(loads_exact, conn)
+    await set_session(conn, {**_SESSION, **session})
+    return conn
+
+
+async def set_session(conn: Connection, values: Mapping[str, str]) -> None:
+    """SET each of `values` for the rest of the session, in one round trip."""
+    await conn.execute(
+        "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)",
+        [list(values), list(values.values())],
+    )
+
+
+def _without_secrets(error: psycopg.Error) -> str:
+    """The first line of libpq's message; it names host, port and role, never the password."""
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+class Link:
+    """One connection, made when first used and made again after it was lost; one user at a time."""
+
+    def __init__(self, settings: Settings, purpose: str, **session: str) -> None:
+        self._settings = settings
+        self._purpose = purpose
+        self._session = session
+        self._lock = asyncio.Lock()
+        self._conn: Connection | None = None
+
+    @asynccontextmanager
+    async def use(self, seconds: float = 15.0) -> AsyncIterator[Connection]:
+        """The connection, for at most `seconds`: then its socket is cut, whatever hangs on it.
+
+        Cut and not cancelled: a polite cancel needs the very server that does not answer, and psycopg waits for it.
+        Raises one of `LOST` when the connection broke, `OutOfReachError` when none can be made.
+        """
+        async with self._lock:
+            if self._conn is None:
+                self._conn = await connect(self._settings, self._purpose, **self._session)
+            conn = self._conn
+            timer = asyncio.get_running_loop().call_later(seconds, cut, conn)
+            try:
+                yield conn
+            finally:
+                timer.cancel()
+                if conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+                    self._conn = None
+                    await conn.close()
+
+    async def close(self) -> None:
+        if self._conn is not None:
+            await self._conn.close()
+            self._conn = None
+
+
+def cut(conn: Connection) -> None:
+    """Shuts the socket under a connection, so that whoever waits on it learns at once that it is lost."""
+    if conn.closed:
+        return
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as twin:
+        twin.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,120 @@
+"""When to look at the outbox: the promise that keeps triggers from ringing, and the ring when nothing was promised.
+
+A ring is a NOTIFY without payload. It is a hint: whoever hears it looks in the table, and after every (re)connect and
+every second somebody looks anyway.
+"""
+
+import asyncio
+import random
+from time import monotonic
+
+import structlog
+
+from listener.database import LOST, Connection, Link, connect, cut
+from listener.errors import OutOfReachError, describe
+from listener.queries import load
+from listener.settings import Settings
+
+log = structlog.get_logger()
+SQL = load("doorbell")
+
+# A trigger rings only if a matcher gave a sign of life in the last 10 s; this is how often we give one.
+SIGN_OF_LIFE = 3.0
+# The listening connection is tried this often, and given up when it does not answer within as long again.
+HEARTBEAT = 10.0
+
+
+class Doorbell:
+    """Hears the rings of one database. `rung` is set by a ring and after every connect."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._said = False
+        self.rung = asyncio.Event()
+        self.connected = False
+
+    async def listen(self) -> None:
+        """Listens until cancelled; reconnects with jitter."""
+        if not self._settings.doorbell:
+            await asyncio.Event().wait()
+        while True:
+            try:
+                conn = await connect(self._settings, "listen")
+            except OutOfReachError as error:
+                self._lost(error)
+                await asyncio.sleep(1 + random.random())
+                continue
+            try:
+                await conn.execute("LISTEN listener")
+                self.connected, self._said = True, False
+                # Whatever was rung before this LISTEN was not heard.
+                self.rung.set()
+                await self._hear(conn)
+            except LOST as error:
+                self._lost(error)
+            finally:
+                self.connected = False
+                await conn.close()
+            await asyncio.sleep(0.2 + 0.8 * random.random())
+
+    async def _hear(self, conn: Connection) -> None:
+        while True:
+            async for _ in conn.notifies(timeout=HEARTBEAT):
+                self.rung.set()
+            # notifies() ends as quietly on a dead peer as on a silent one: ask.
+            timer = asyncio.get_running_loop().call_later(HEARTBEAT, cut, conn)
+            try:
+                await conn.execute("SELECT 1", prepare=False)
+            finally:
+                timer.cancel()
+
+    def _lost(self, error: BaseException) -> None:
+        if not self._said:
+            self._said = True
+            log.warning("listen_lost", error=describe(error), effect="looking once a second instead")
+
+
+class Promise:
+    """The database's promise, as one matcher keeps it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._until = 0.0
+        self._signed = 0.0
+
+    @property
+    def given(self) -> bool:
+        """Whether triggers may be silent because of us; ends only by `lapse`."""
+        return self._until > 0
+
+    async def extend(self, seconds: float) -> None:
+        """No ring is needed for so long; renewed only when half of it is over."""
+        if self._until - monotonic() > seconds / 2:
+            return
+        async with self._link.use() as conn:
+            await conn.execute(SQL["promise"], {"ms": int(seconds * 1000)})
+        self._signed = monotonic()
+        self._until = self._signed + seconds
+
+    async def lapse(self) -> int:
+        """From now on triggers ring. Returns the horizon: transactions below it may still trust the old promise."""
+        async with self._link.use() as conn:
+            await conn.execute(SQL["promise"], {"ms": 0})
+            row = await (await conn.execute(SQL["horizon"], {})).fetchone()
+        self._until, self._signed = 0.0, monotonic()
+        assert row is not None
+        return int(row["horizon"])
+
+    async def passed(self, horizon: int) -> bool:
+        """Whether every transaction that may trust the old promise has ended: whatever they wrote can be seen now."""
+        async with self._link.use() as conn:
+            row = await (await conn.execute(SQL["passed"], {"horizon": horizon})).fetchone()
+        return bool(row and row["passed"])
+
+    async def sign_of_life(self) -> None:
+        """Somebody is there to be rung; written every few seconds, and never over a promise that holds."""
+        if monotonic() - self._signed < SIGN_OF_LIFE:
+            return
+        async with self._link.use() as conn:
+            await conn.execute(SQL["alive"], {})
+        self._signed = monotonic()

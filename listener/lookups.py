@@ -1,0 +1,142 @@
+"""`lookup:` queries, one round trip for a whole batch of changes.
+
+An admin's `SELECT … WHERE id = %(customer_id)s` becomes the inner side of a LATERAL join over the batch's values. The
+values travel as text and are cast to the types that the server inferred for the query by itself, so that indexes are
+used and nothing is known here about the ERP's types.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from listener.database import LOST, Connection, Link
+from listener.errors import ListenerError
+from listener.model import Change
+from listener.queries import load
+from listener.rules import Watch, parameters
+from listener.settings import Settings
+from listener.templates import Missing, Row
+
+SQL = load("lookups")
+_PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s")
+# milliseconds
+TIMEOUT = "2000"
+# Not the change's fault: the same query may well work in a moment.
+_PASSING = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.InsufficientResources)
+
+
+class PassingLookupError(ListenerError):
+    """A lookup did not answer in time or the server was short of something; worth another try."""
+
+
+class Lookups:
+    """Runs lookups on a read-only connection of their own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._link = Link(
+            settings, "lookup", default_transaction_read_only="on", statement_timeout=TIMEOUT, lock_timeout=TIMEOUT
+        )
+        self._batched: dict[str, tuple[bytes, tuple[str, ...]]] = {}
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def find(self, watch: Watch, changes: Sequence[Change], *, patient: bool) -> list[dict[str, Row | Missing]]:
+        """What each lookup of `watch` finds for each change, in the order of `changes`.
+
+        Raises `PassingLookupError`, or with `patient` False makes a `Missing` of that too; one of `LOST` when the
+        connection broke.
+        """
+        found: list[dict[str, Row | Missing]] = [{} for _ in changes]
+        for name, query in watch.lookup.items():
+            async with self._link.use() as conn:
+                results = await self._one_lookup(conn, name, query, changes, patient=patient)
+            for into, result in zip(found, results, strict=True):
+                into[name] = result
+        return found
+
+    async def _one_lookup(
+        self, conn: Connection, name: str, query: str, changes: Sequence[Change], *, patient: bool
+    ) -> Sequence[Row | Missing]:
+        try:
+            return await self._batch(conn, name, query, [change.row for change in changes])
+        except LOST[1]:
+            raise
+        except psycopg.Error as error:
+            if isinstance(error, psycopg.OperationalError) and conn.closed:
+                raise
+            if isinstance(error, _PASSING) and patient:
+                raise PassingLookupError(f"lookup {name}: {type(error).__name__}") from None
+            if len(changes) > 1:
+                # One bad value spoils a batch; alone, it spoils only its own change.
+                return [(await self._one_lookup(conn, name, query, [c], patient=patient))[0] for c in changes]
+            return [Missing(f"lookup {name} failed ({type(error).__name__}, {error.sqlstate})")]
+
+    async def _batch(
+        self, conn: Connection, name: str, query: str, rows: Sequence[Mapping[str, Any]]
+    ) -> list[Row | Missing]:
+        if query not in self._batched:
+            self._batched[query] = await batched(conn, query)
+        statement, wanted = self._batched[query]
+        results: list[Row | Missing | None] = [None] * len(rows)
+        places = []
+        for place, row in enumerate(rows):
+            if absent := [p for p in wanted if p not in row]:
+                results[place] = Missing(f"lookup {name} needs {absent[0]}, which was not captured")
+            else:
+                places.append(place)
+        values = [[as_text(rows[place][p]) for place in places] for p in wanted]
+        cursor = conn.cursor(row_factory=tuple_row)
+        await cursor.execute(statement, [places, *values])
+        columns = [column.name for column in cursor.description or ()][1:]
+        for place, *fields in await cursor.fetchall():
+            if results[place] is None:
+                results[place] = Row(dict(zip(columns, map(exact, fields), strict=True)), name)
+            else:
+                results[place] = Missing(f"lookup {name} found more than one row; make it find one")
+        return [Missing(f"lookup {name} found no row") if r is None else r for r in results]
+
+
+async def batched(conn: Connection, query: str) -> tuple[bytes, tuple[str, ...]]:
+    """The statement that runs `query` for many rows at once, and the parameters it takes after the places."""
+    names = parameters(query)
+    numbered = _PLACEHOLDER.sub(lambda m: f"${names.index(m[1]) + 1}" if m[1] else "%", query)
+    await conn.execute(f"PREPARE listener_lookup AS {numbered}".encode(), prepare=False)
+    row = await (await conn.execute(SQL["parameter_types"], prepare=False)).fetchone()
+    await conn.execute(SQL["forget"], prepare=False)
+    types = row["types"] if row else []
+    casts = {name: f"_change.p{n}::{kind}" for n, (name, kind) in enumerate(zip(names, types, strict=True))}
+    inner = _PLACEHOLDER.sub(lambda m: casts[m[1]] if m[1] else "%%", query)
+    arrays = ", ".join(["%s::integer[]", *["%s::text[]"] * len(names)])
+    aliases = ", ".join(["place", *(f"p{n}" for n in range(len(names)))])
+    statement = f"SELECT _change.place, _found.* FROM unnest({arrays}) AS _change({aliases}) CROSS JOIN LATERAL (\n{inner}\n) AS _found"  # noqa: S608
+    return statement.encode(), names
+
+
+def as_text(value: Any) -> str | None:
+    """A captured value as PostgreSQL's input functions take it."""
+    match value:
+        case None | str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case Decimal():
+            return format(value, "f")
+        case _:
+            return json.dumps(value, default=str)
+
+
+def exact(value: Any) -> Any:
+    """A value of a result as expressions see it: every number a `Decimal`."""
+    if isinstance(value, bool) or value is None or isinstance(value, str | Decimal):
+        return value
+    if isinstance(value, int):
+        return Decimal(value)
+    if isinstance(value, float):
+        return Decimal(repr(value))
+    return value

@@ -1,0 +1,220 @@
+"""Changes to messages, each batch in one transaction: take, look up, decide, write, let go.
+
+Exactly once: the outbox rows leave in the transaction that adds the messages. That transaction need not wait for the
+disk (`synchronous_commit` off): if it is lost in a crash it is lost whole, and the lease that precedes any POST is
+durable together with everything before it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from listener import messages
+from listener.database import LOST, Connection, Link
+from listener.doorbell import Doorbell, Promise
+from listener.errors import OutOfReachError, describe
+from listener.lookups import Lookups, PassingLookupError
+from listener.model import Change, Op, State
+from listener.queries import load
+from listener.rules.ruleset import Found, Planned, RuleSet, Verdict
+from listener.settings import Settings
+from listener.waiting import wait_for_any
+
+log = structlog.get_logger()
+SQL = load("outbox")
+
+# changes in one transaction
+BATCH = 500
+# look this often, rung or not
+POLL = 1.0
+# a look that finds more than this many changes shows that the ERP is busy: promise instead of being rung
+BUSY = 3
+# seconds that a promise lasts, between looks while it lasts, and without a change until it is let lapse
+PROMISE = 0.25
+LOOK = 0.004
+LINGER = 0.1
+# a lookup that only passes for broken is tried so often before the change is given up to a person
+PATIENCE = 5
+_BACK = State.WAITING, State.HELD
+
+Notice = Callable[[Change, Sequence[Verdict]], None]
+
+
+class Matcher:
+    """Matches the outbox against the rules that `rules()` returns; several may run, one works at a time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        rules: Callable[[], RuleSet],
+        doorbell: Doorbell,
+        on_messages: Callable[[], None],
+        on_change: Notice | None = None,
+    ) -> None:
+        self._settings = settings
+        self._rules = rules
+        self._doorbell = doorbell
+        self._on_messages = on_messages
+        self._on_change = on_change
+        self._link = Link(settings, "match")
+        self._lookups = Lookups(settings)
+        self._promise = Promise(self._link)
+        self._batch = BATCH
+        self._failures = 0
+        self._said = False
+
+    async def close(self) -> None:
+        await self._link.close()
+        await self._lookups.close()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Looks whenever there is reason to, until `stopping`."""
+        while not stopping.is_set():
+            try:
+                await self._watch(stopping)
+            except (*LOST, OutOfReachError, PassingLookupError) as error:
+                self._failures += 1
+                self._batch = max(1, self._batch // 4)
+                if not self._said:
+                    self._said = True
+                    log.warning("match_failed", error=describe(error))
+                await wait_for_any(stopping, seconds=min(2.0, 0.25 * 2 ** min(self._failures, 5)))
+
+    async def _watch(self, stopping: asyncio.Event) -> None:
+        """Busy: promise and poll. Then: let the promise lapse, and look until nobody can trust it any more. Then: sleep.
+
+        `horizon` is None while every change since would ring.
+        """
+        horizon: int | None = await self._promise.lapse()
+        worked_at = monotonic()
+        while not stopping.is_set():
+            self._doorbell.rung.clear()
+            # Asked before the look: what those transactions wrote can be seen by it.
+            settled = horizon is None or await self._promise.passed(horizon)
+            if found := await self.look():
+                worked_at = monotonic()
+                if found > BUSY or self._promise.given:
+                    await self._promise.extend(PROMISE)
+                    horizon = None
+            elif self._promise.given:
+                if monotonic() - worked_at < LINGER:
+                    await self._promise.extend(PROMISE)
+                    await wait_for_any(stopping, seconds=LOOK)
+                else:
+                    horizon = await self._promise.lapse()
+            elif not settled:
+                await wait_for_any(self._doorbell.rung, stopping, seconds=0.02)
+            else:
+                horizon = None
+                await self._promise.sign_of_life()
+                await wait_for_any(self._doorbell.rung, stopping, seconds=POLL)
+
+    async def look(self) -> int:
+        """Matches one batch; the number of changes, 0 also when another replica is at it."""
+        rules = self._rules()
+        async with self._link.use(30.0) as conn:
+            async with conn.pipeline():
+                await conn.execute("BEGIN")
+                mine = await conn.execute(SQL["lock"])
+                taken = await conn.execute(SQL["take"], {"limit": self._batch})
+            lock = await mine.fetchone()
+            rows = await taken.fetchall()
+            if not lock or not lock["mine"] or not rows:
+                await conn.execute("ROLLBACK")
+                return 0
+            changes = [_change(row) for row in rows]
+            found = await self._find(rules, changes)
+            now = rows[0]["now"]
+            verdicts = [list(rules.verdicts(c, f, now, self._settings.mode)) for c, f in zip(changes, found, strict=True)]
+            await _write(conn, rules, changes, verdicts)
+        self._failures, self._said = 0, False
+        self._batch = min(BATCH, self._batch * 2)
+        self._on_messages()
+        if self._on_change is not None:
+            for change, said in zip(changes, verdicts, strict=True):
+                self._on_change(change, said)
+        return len(changes)
+
+    async def _find(self, rules: RuleSet, changes: Sequence[Change]) -> list[Found]:
+        found: list[Found] = [{} for _ in changes]
+        by_watch: dict[str, list[int]] = {}
+        for place, change in enumerate(changes):
+            by_watch.setdefault(change.watch, []).append(place)
+        for name, places in by_watch.items():
+            watch = rules.watch(name)
+            if watch is None or not watch.lookup or not rules.by_watch.get(name):
+                continue
+            mine = [changes[place] for place in places]
+            results = await self._lookups.find(watch, mine, patient=self._failures < PATIENCE)
+            for place, result in zip(places, results, strict=True):
+                found[place] = result
+        return found
+
+
+def message_rows(change: Change, planned: Sequence[Planned]) -> list[dict[str, Any]]:
+    """Planned messages as rows for the statements of `sql/queries/messages.sql`."""
+    return [
+        {
+            "change_id": change.id,
+            "rule": p.rule,
+            "watch": change.watch,
+            "key": change.key,
+            "account": p.account,
+            "thread": p.thread,
+            "priority": p.priority,
+            "phone": p.phone,
+            "text": p.text,
+            "parts": p.parts,
+            "encoding": p.encoding,
+            "state": p.state,
+            "reason": p.reason,
+            "ticket_own": p.ticket,
+            "if_unsure": p.if_unsure,
+            "max_block_s": p.max_block.total_seconds(),
+            "save": p.save,
+            "due_at": p.due_at,
+            "expires_at": p.expires_at,
+        }
+        for p in planned
+    ]
+
+
+async def _write(
+    conn: Connection, rules: RuleSet, changes: Sequence[Change], verdicts: Sequence[Sequence[Verdict]]
+) -> None:
+    rows = [
+        row
+        for change, said in zip(changes, verdicts, strict=True)
+        for row in message_rows(change, [m for verdict in said for m in verdict.messages])
+    ]
+    for place, row in enumerate(rows):
+        row["place"] = place
+    queued = [row for row in rows if row["state"] in _BACK]
+    filed = [row for row in rows if row["state"] not in _BACK]
+    notes: Mapping[int, str] = {
+        c.id: f"the rules have no watch {c.watch}" for c in changes if rules.watch(c.watch) is None
+    }
+    done = {"ids": [c.id for c in changes], "noted": list(notes), "notes": list(notes.values())}
+    async with conn.pipeline():
+        if queued:
+            await messages.queue(conn, rules.version, queued)
+        if filed:
+            await messages.file(conn, rules.version, filed)
+        await conn.execute(SQL["done"], done)
+        await conn.execute("SET LOCAL synchronous_commit = off")
+        await conn.execute("COMMIT")
+
+
+def _change(row: Mapping[str, Any]) -> Change:
+    return Change(
+        id=row["id"],
+        watch=row["watch"],
+        op=Op(row["op"]),
+        key=row["key"],
+        old=row["old"],
+        new=row["new"],
+        at=row["at"],
+    )

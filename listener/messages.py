@@ -1,0 +1,148 @@
+"""What the message, thread and attempt tables can be asked. Each function is one round trip on a given connection."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from listener.database import Connection
+from listener.model import Lease
+from listener.queries import load
+
+SQL = load("messages")
+
+# At most 100 ms late, and the rate is still kept; spacing is a little wider than the rate asks, so that jitter on the
+# way does not push one request too many into a sliding second.
+SPACING = 1.025
+SLACK = 0.012
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a look for work brought: permits, and in how many seconds to look again.
+
+    `slot_in` is when the account may next send; `due_in` when something is next due (None: nothing waits).
+    """
+
+    leases: tuple[Lease, ...]
+    slot_in: float
+    due_in: float | None
+
+
+async def lease(
+    conn: Connection, *, account: str, token: int, replica: UUID, rate: float | None, want: int, deadline: float
+) -> Look:
+    """Takes up to `want` permits, durably. `rate` is per second, None for no limit; `deadline` in seconds.
+
+    `token` names this very call: what it armed can be found again when the answer to its COMMIT is lost.
+    """
+    args = {
+        "account": account,
+        "lease": token,
+        "replica": replica,
+        "want": want,
+        "interval": SPACING / rate if rate else 0.0,
+        "slack": SLACK,
+        "probe": deadline + 15,
+        "deadline": deadline,
+    }
+    async with conn.pipeline():
+        await conn.execute("BEGIN")
+        await conn.execute(SQL["claim"], args)
+        armed = await conn.execute(SQL["arm"], args)
+        await conn.execute(SQL["let_go"], args)
+        look = await conn.execute(SQL["next_look"], args)
+        await conn.execute("COMMIT")
+    row = await look.fetchone()
+    return Look(
+        leases=tuple(
+            Lease(
+                message_id=r["id"],
+                permit=r["permits"],
+                lease=r["lease"],
+                leased_at=r["leased_at"],
+                thread_id=r["thread_id"],
+                account=r["account"],
+                rule=r["rule"],
+                phone=r["phone"],
+                text=r["text"],
+                ticket=r["ticket_sent"],
+            )
+            for r in await armed.fetchall()
+        ),
+        slot_in=row["slot_in"] if row else 0.0,
+        due_in=row["due_in"] if row else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """How many threads have something due now: in accounts that may send, and in accounts that are paused."""
+
+    sendable: int
+    stopped: int
+
+
+async def due(conn: Connection) -> Due:
+    row = await (await conn.execute(SQL["due"], {})).fetchone()
+    return Due(sendable=row["sendable"], stopped=row["stopped"]) if row else Due(sendable=0, stopped=0)
+
+
+async def leased(conn: Connection, token: int) -> list[Lease]:
+    """What one call of `lease` armed, as far as it is still open."""
+    return await _leases(conn, "leased", {"lease": token})
+
+
+async def ended_leases(conn: Connection) -> list[Lease]:
+    """Permits whose holder did not say in time what became of them."""
+    return await _leases(conn, "ended_leases", {})
+
+
+async def _leases(conn: Connection, query: str, args: dict[str, Any]) -> list[Lease]:
+    rows = await (await conn.execute(SQL[query], args)).fetchall()
+    return [
+        Lease(
+            message_id=r["id"],
+            permit=r["permits"],
+            lease=r["lease"],
+            leased_at=r["leased_at"],
+            thread_id=r["thread_id"],
+            account=r["account"],
+        )
+        for r in rows
+    ]
+
+
+async def queue(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds unfinished messages and puts their threads in the queue; inside the caller's transaction and pipeline."""
+    threads = {(r["account"], r["thread"]) for r in rows}
+    args = {"accounts": [a for a, _ in threads], "names": [n for _, n in threads]}
+    await conn.execute(SQL["new_threads"], args)
+    await conn.execute(SQL["lock_threads_by_name"], args)
+    await conn.execute(SQL["insert"], {"version": version, "rows": to_json(rows)})
+    await conn.execute(SQL["wake_threads_by_name"], args)
+
+
+async def file(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds messages that are finished already (rejected, shadow, suppressed, expired)."""
+    await conn.execute(SQL["insert_finished"], {"version": version, "rows": to_json(rows)})
+
+
+def to_json(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows for `jsonb_to_recordset`."""
+    return json.dumps(list(rows), default=_plain, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)
+
+
+async def expire(conn: Connection) -> None:
+    """Ends messages that waited past their `expires`."""
+    async with conn.pipeline():
+        await conn.execute(SQL["expire"], {})
+        await conn.execute(SQL["expire_unsure"], {})

@@ -1,0 +1,160 @@
+"""The nouns on the way of the data, and the closed sets they are in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+
+class Op(StrEnum):
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+class State(StrEnum):
+    """Where a message is; the first four are unfinished."""
+
+    WAITING = "waiting"
+    SENDING = "sending"
+    UNKNOWN = "unknown"
+    HELD = "held"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    SUPPRESSED = "suppressed"
+    SHADOW = "shadow"
+
+
+UNFINISHED = frozenset({State.WAITING, State.SENDING, State.UNKNOWN, State.HELD})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One captured change. `old` is None for an insert, `new` for a delete; numbers are `Decimal`."""
+
+    id: int
+    watch: str
+    op: Op
+    key: str
+    old: Mapping[str, Any] | None
+    new: Mapping[str, Any] | None
+    at: datetime
+
+    @property
+    def row(self) -> Mapping[str, Any]:
+        """The row that lookups take their parameters from: the new one, for a delete the old one."""
+        return self.new if self.new is not None else self.old or {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The permit to write one request for one message."""
+
+    message_id: int
+    permit: int
+    lease: int
+    leased_at: datetime
+    thread_id: int
+    account: str
+    rule: str = ""
+    phone: str = ""
+    text: str = ""
+    ticket: int | None = None
+
+
+# What came of a request. The gateway's own words are kept short and without phone numbers.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """CareSoft has it: never send again."""
+
+    ticket: int
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """This text to this number will never go."""
+
+    reason: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketRefused:
+    """Refused for the ticket it named: once more without."""
+
+    reason: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotSent:
+    """Not a byte was written, for a reason of our own (slot too old, stopping): again at once."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreachable:
+    """Not a byte was written: no connection, no name, no TLS."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimited:
+    """429: refused before acceptance. `retry_after` in seconds, if the gateway said so."""
+
+    retry_after: float | None
+    status: int = 429
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedOut:
+    """The 404 that means "called too often": nobody may call for `minutes`."""
+
+    minutes: int
+    status: int = 404
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unauthorized:
+    """401/403: the token is refused."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misconfigured:
+    """Any other refusal that is about the account or the address, not about this message."""
+
+    reason: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """Perhaps sent, the answer was not seen or not understood: never resent by itself."""
+
+    cause: str
+    status: int | None = None
+
+
+Outcome: TypeAlias = (
+    Accepted
+    | Rejected
+    | TicketRefused
+    | NotSent
+    | Unreachable
+    | RateLimited
+    | LockedOut
+    | Unauthorized
+    | Misconfigured
+    | Unknown
+)

@@ -1,0 +1,119 @@
+"""What a rule would do for one row. Nothing is written, nothing is sent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import sql
+
+from listener import capture
+from listener.database import Connection, loads_exact
+from listener.errors import ListenerError
+from listener.lookups import Lookups
+from listener.model import Change, Op, State
+from listener.queries import load
+from listener.rules.ruleset import RuleSet, Verdict
+from listener.settings import Settings
+from listener.templates import Missing, Row
+
+SQL = load("preview")
+_VERDICTS = {State.REJECTED: "reject", State.EXPIRED: "skip", State.SUPPRESSED: "skip"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """The rows of a made-up change; `old_known` is False when only the new row was given."""
+
+    old: Mapping[str, Any] | None
+    new: Mapping[str, Any] | None
+    old_known: bool = True
+
+
+def rows_of(text: str) -> Rows:
+    """A row from `--row`: JSON of the new row, or `{"old": …, "new": …}`. Raises `ListenerError`."""
+    try:
+        value = loads_exact(text)
+    except ValueError as error:
+        raise ListenerError(f"--row is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ListenerError('--row must be an object, such as {"order_no": "DH42", "status": "shipped"}')
+    if set(value) <= {"old", "new"} and value and all(v is None or isinstance(v, dict) for v in value.values()):
+        if value.get("old") is None and value.get("new") is None:
+            raise ListenerError("--row: `old` and `new` are both empty")
+        return Rows(old=value.get("old"), new=value.get("new"), old_known="old" in value)
+    return Rows(old=None, new=value, old_known=False)
+
+
+async def row_by_key(conn: Connection, rules: RuleSet, watch_name: str, key: str) -> Rows:
+    """The row of the watched table that has this key now. Raises `ListenerError` when there is none."""
+    watch = rules.rules.watch[watch_name]
+    wanted = await capture.wanted(conn, watch_name, watch, rules.used_columns(watch_name))
+    query = sql.SQL("SELECT to_jsonb({row}) AS row FROM {table} AS {row} WHERE {key} = %(key)s LIMIT 1").format(
+        row=sql.Identifier("_row"), table=wanted.table.identifier, key=capture.key_of(wanted, "_row")
+    )
+    found = await (await conn.execute(query, {"key": key})).fetchone()
+    if found is None:
+        raise ListenerError(f"{wanted.table} has no row with the key {key}")
+    return Rows(old=None, new={c: found["row"][c] for c in wanted.columns}, old_known=False)
+
+
+async def preview(
+    rules: RuleSet, rule: str, rows: Rows, *, key: str | None, conn: Connection | None, settings: Settings
+) -> dict[str, Any]:
+    """The verdict of `rule` in the shape of `preview -o json`; `conn` is needed for lookups and remembered tickets."""
+    change = _change(rules, rule, rows, key)
+    now = change.at
+    watch = rules.rules.watch[change.watch]
+    found: Mapping[str, Row | Missing] = {}
+    if watch.lookup:
+        if conn is None:
+            found = {name: Missing(f"lookup {name} needs the database") for name in watch.lookup}
+        else:
+            lookups = Lookups(settings)
+            try:
+                found = (await lookups.find(watch, [change], patient=False))[0]
+            finally:
+                await lookups.close()
+    verdict = next(v for v in rules.only(rule).verdicts(change, found, now, old_known=rows.old_known))
+    return await _shape(verdict, conn)
+
+
+def _change(rules: RuleSet, rule: str, rows: Rows, key: str | None) -> Change:
+    on = rules.rules.rules[rule].on
+    if rows.old_known and rows.old is None:
+        op = Op.INSERT
+    else:
+        op = Op.UPDATE if rows.new is not None else Op.DELETE
+    row = rows.new if rows.new is not None else rows.old or {}
+    if key is None:
+        named = [str(row[column]) for column in rules.rules.watch[on].key if row.get(column) is not None]
+        key = "/".join(named) or str(next(iter(row.values()), ""))
+    return Change(id=0, watch=on, op=op, key=key, old=rows.old, new=rows.new, at=datetime.now(UTC))
+
+
+async def _shape(verdict: Verdict, conn: Connection | None) -> dict[str, Any]:
+    if not verdict.messages:
+        return {"rule": verdict.rule, "verdict": "skip", "reason": verdict.reason, "messages": []}
+    said = [_VERDICTS.get(m.state, "send") for m in verdict.messages]
+    overall = next(word for word in ("send", "reject", "skip") if word in said)
+    messages = []
+    for m in verdict.messages:
+        ticket = m.ticket
+        if ticket is None and conn is not None:
+            row = await (await conn.execute(SQL["remembered_ticket"], {"account": m.account, "thread": m.thread})).fetchone()
+            ticket = row["ticket_id"] if row else None
+        messages.append(
+            {
+                "to": m.phone,
+                "text": m.text,
+                "parts": m.parts,
+                "encoding": m.encoding,
+                "ticket_id": ticket,
+                "thread": m.thread,
+                "due_at": m.due_at,
+                "reason": m.reason,
+            }
+        )
+    reason = next((m.reason for m in verdict.messages if m.reason), None)
+    return {"rule": verdict.rule, "verdict": overall, "reason": reason, "messages": messages}

@@ -1,0 +1,58 @@
+"""`rules.yaml`: its words as frozen models, and the one way to read it."""
+
+from listener.rules.forms import Cap, Rate
+from listener.rules.reader import build, parse, read
+from listener.rules.schema import (
+    Accents,
+    Account,
+    Coalesce,
+    ColumnChange,
+    Event,
+    Expectation,
+    IfUnsure,
+    Mode,
+    OnCaptureError,
+    Parts,
+    Priority,
+    QuietHours,
+    Rule,
+    RuleOptions,
+    Rules,
+    RuleTest,
+    Ticket,
+    Watch,
+    json_schema,
+)
+from listener.rules.snippets import parameters
+from listener.rules.source import Source, load, read_text
+
+__all__ = [
+    "Accents",
+    "Account",
+    "Cap",
+    "Coalesce",
+    "ColumnChange",
+    "Event",
+    "Expectation",
+    "IfUnsure",
+    "Mode",
+    "OnCaptureError",
+    "Parts",
+    "Priority",
+    "QuietHours",
+    "Rate",
+    "Rule",
+    "RuleOptions",
+    "RuleTest",
+    "Rules",
+    "Source",
+    "Ticket",
+    "Watch",
+    "build",
+    "json_schema",
+    "load",
+    "parameters",
+    "parse",
+    "read",
+    "read_text",
+]

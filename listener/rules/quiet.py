@@ -1,0 +1,26 @@
+"""Quiet hours as arithmetic on the rule's own clock."""
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from listener.rules.schema import QuietHours
+
+
+def after_quiet(moment: datetime, quiet: QuietHours | None, zone: ZoneInfo) -> datetime:
+    """`moment`, or the end of the quiet hours that it falls into. `from` is quiet, `to` no longer is.
+
+    Reckoned in the rule's zone; over a change of its clocks the quiet ends at the wall clock's `to`.
+    """
+    if quiet is None:
+        return moment
+    local = moment.astimezone(zone)
+    time = local.time()
+    over_midnight = quiet.end < quiet.start
+    if over_midnight:
+        inside = time >= quiet.start or time < quiet.end
+    else:
+        inside = quiet.start <= time < quiet.end
+    if not inside:
+        return moment
+    day = local.date() + timedelta(days=1 if over_midnight and time >= quiet.start else 0)
+    return datetime.combine(day, quiet.end, tzinfo=zone)

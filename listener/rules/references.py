@@ -1,0 +1,183 @@
+"""What needs two places of the file to be judged: names that must exist elsewhere, keys that need or exclude others.
+
+It looks at the plain data, not at models, so that a file with other faults has these told in the same breath. Values
+of a wrong shape are passed over here: the schema has named them.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from listener.rules.source import Keys
+from listener.words import did_you_mean
+
+RESERVED = frozenset({"old", "new", "op", "at", "key"})
+"""Names that expressions hold already."""
+
+_JINJA_WORDS = frozenset({"and", "or", "not", "in", "is", "if", "else", "true", "false", "none"})
+_OF_A_TABLE = ("columns", "events", "where", "on_capture_error")
+_OF_THE_CLOCK = ("every", "select", "catch_up")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One fault by its place in the data; `key` when it is about the key and not its value."""
+
+    keys: Keys
+    message: str
+    hint: str = ""
+    key: bool = False
+
+
+def findings(data: dict[str, Any]) -> Iterator[Finding]:
+    """All faults between the parts of a file."""
+    for name, account in _entries(data, "accounts"):
+        yield from _account(("accounts", name), account)
+    for name, watch in _entries(data, "watch"):
+        yield from _watch(("watch", name), watch)
+    defaults = mapping(data.get("defaults"))
+    yield from _options(("defaults",), defaults, data)
+    for name, rule in _entries(data, "rules"):
+        yield from _options(("rules", name), rule, data)
+        yield from _rule(("rules", name), rule, defaults, data)
+    for index, test in enumerate(data["tests"] if isinstance(data.get("tests"), list) else ()):
+        yield from _test(("tests", index), mapping(test), data)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint: the known name most like `word`, or all of them when they are few."""
+    # Bounds: the comparison is quadratic in the words, and a hostile file has many long ones.
+    names = [name for _, name in zip(range(200), known, strict=False)]
+    near = did_you_mean(word[:60], names).lstrip("; ")
+    return near or (f"known: {', '.join(names)}" if 0 < len(names) <= 12 else "")
+
+
+def written(word: str) -> str:
+    """A name out of the file as a message may repeat it: short, in one line, never a phone number or a long secret."""
+    safe = "".join(c if c.isalnum() or c in "_-. ${}<>" else "?" for c in word[:40])
+    digits = sum(c.isdigit() for c in safe)
+    return f"`{safe}`" if digits < 6 else f"`{safe[:3]}***`"
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The value, or an empty mapping where the file has something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _entries(data: dict[str, Any], block: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, value in mapping(data.get(block)).items():
+        if isinstance(value, dict):
+            yield name, value
+
+
+def words(value: Any) -> list[str]:
+    """The texts in a value that may be one text or a list of them."""
+    return [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
+
+
+def _unknown(keys: Keys, what: str, value: Any, known: Collection[str]) -> Iterator[Finding]:
+    """Each word of `value` (one, or a list of them) that is not among `known`."""
+    for index, word in enumerate(value if isinstance(value, list) else [value]):
+        if isinstance(word, str) and word not in known:
+            place = (*keys, index) if isinstance(value, list) else keys
+            yield Finding(keys=place, message=f"there is no {what} {written(word)}", hint=nearest(word, known))
+
+
+def _account(keys: Keys, account: dict[str, Any]) -> Iterator[Finding]:
+    if "token" in account and "token_file" in account:
+        hint = "keep one of the two"
+        yield Finding(
+            keys=(*keys, "token_file"), message="token and token_file exclude each other", hint=hint, key=True
+        )
+    if "token" not in account and "token_file" not in account:
+        hint = "write token: ${NAME}, or token_file: with the path of a file"
+        yield Finding(keys=keys, message="the account has no token", hint=hint, key=True)
+
+
+def _watch(keys: Keys, watch: dict[str, Any]) -> Iterator[Finding]:
+    clock = [word for word in _OF_THE_CLOCK if word in watch]
+    if "table" in watch:
+        for word in clock:
+            hint = "make it a watch of its own"
+            yield Finding(keys=(*keys, word), message=f"`{word}` has no place beside `table`", hint=hint, key=True)
+        if "columns" not in watch and "update" in words(watch.get("events", "update")):
+            hint = "name the columns whose change counts"
+            yield Finding(keys=keys, message="`columns` is missing", hint=hint, key=True)
+    elif clock:
+        for word in ("every", "select", "key"):
+            if word not in watch:
+                yield Finding(keys=keys, message=f"`{word}` is missing", hint="a watch by the clock needs it", key=True)
+        for word in _OF_A_TABLE:
+            if word in watch:
+                hint = "a watch by the clock has only every, select, key, catch_up and lookup"
+                yield Finding(keys=(*keys, word), message=f"`{word}` needs a `table`", hint=hint, key=True)
+    else:
+        yield Finding(keys=keys, message="`table` is missing", hint="write it as SQL does: public.orders", key=True)
+    for name in mapping(watch.get("lookup")):
+        if name in RESERVED or name in _JINJA_WORDS:
+            message = f"a lookup cannot be called `{name}`: expressions use the word already"
+            yield Finding(keys=(*keys, "lookup", name), message=message, hint="choose another name", key=True)
+
+
+def _options(keys: Keys, options: dict[str, Any], data: dict[str, Any]) -> Iterator[Finding]:
+    if "account" in options:
+        yield from _unknown((*keys, "account"), "account", options["account"], mapping(data.get("accounts")))
+    # A rule taken out of the file may still have messages to supersede, so only a slip of the pen is a fault.
+    for found in _unknown((*keys, "supersedes"), "rule", options.get("supersedes"), mapping(data.get("rules"))):
+        if found.hint.startswith("did you mean"):
+            yield found
+
+
+def _rule(keys: Keys, rule: dict[str, Any], defaults: dict[str, Any], data: dict[str, Any]) -> Iterator[Finding]:
+    if "name" in rule:
+        hint = "the rule is called by its key already"
+        yield Finding(keys=(*keys, "name"), message="unknown key `name`", hint=hint, key=True)
+    watches = mapping(data.get("watch"))
+    yield from _unknown((*keys, "on"), "watch", rule.get("on"), watches)
+    watch = mapping(watches.get(rule["on"])) if isinstance(rule.get("on"), str) else {}
+    change = mapping(rule.get("change"))
+    if change and "table" not in watch and "every" in watch:
+        message = f"watch {written(rule['on'])} runs by the clock: nothing changes in it"
+        yield Finding(keys=(*keys, "change"), message=message, hint="use `when`", key=True)
+    elif columns := words(watch.get("columns")):
+        for column in change:
+            if column not in columns:
+                message = f"watch {written(rule['on'])} does not look at column {written(column)}"
+                hint = (
+                    nearest(column, columns) if did_you_mean(column[:60], columns[:200]) else f"add it to {_at(rule)}"
+                )
+                yield Finding(keys=(*keys, "change", column), message=message, hint=hint, key=True)
+    accounts = mapping(data.get("accounts"))
+    if "account" not in rule and "account" not in defaults and len(accounts) > 1:
+        hint = f"write account: here or under defaults; {nearest('', accounts)}"
+        yield Finding(keys=keys, message="it is not said which account sends this", hint=hint.rstrip("; "), key=True)
+    mode = rule.get("mode", defaults.get("mode"))
+    for word, needed in (("redirect", "redirect_to"), ("allowlist", "allowlist")):
+        if mode == word and needed not in rule and needed not in defaults:
+            place = (*keys, "mode") if "mode" in rule else keys
+            message = f"mode `{word}` needs `{needed}`"
+            yield Finding(keys=place, message=message, hint="write the phone numbers", key="mode" not in rule)
+
+
+def _at(rule: dict[str, Any]) -> str:
+    return f"watch.{rule['on']}.columns"
+
+
+def _test(keys: Keys, test: dict[str, Any], data: dict[str, Any]) -> Iterator[Finding]:
+    watches, rules = mapping(data.get("watch")), mapping(data.get("rules"))
+    yield from _unknown((*keys, "on"), "watch", test.get("on"), watches)
+    watch = watches.get(test["on"]) if isinstance(test.get("on"), str) else None
+    if isinstance(watch, dict):
+        lookups = mapping(watch.get("lookup"))
+        for name in mapping(test.get("lookup")):
+            if name not in lookups:
+                message = f"watch {written(test['on'])} has no lookup {written(name)}"
+                yield Finding(keys=(*keys, "lookup", name), message=message, hint=nearest(name, lookups), key=True)
+    for index, expected in enumerate(test["expect"] if isinstance(test.get("expect"), list) else ()):
+        rule = mapping(expected).get("rule")
+        place = (*keys, "expect", index, "rule")
+        yield from _unknown(place, "rule", rule, rules)
+        on = mapping(rules.get(rule)).get("on") if isinstance(rule, str) else None
+        if isinstance(on, str) and on != test.get("on"):
+            message = f"rule {written(str(rule))} answers watch {written(on)}, not the watch of this test"
+            yield Finding(keys=place, message=message, hint=f"write `on: {on}`" if on in watches else "")

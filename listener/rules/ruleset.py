@@ -1,0 +1,318 @@
+"""One change to the messages it makes: everything that is decided without a database.
+
+A `RuleSet` is built whole from `Rules`; nothing in it changes afterwards.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from listener import phones
+from listener.errors import RenderError
+from listener.model import Change, State
+from listener.rules.conditions import holds
+from listener.rules.quiet import after_quiet
+from listener.rules.schema import Accents, Mode, Priority, Rule, Rules, Watch
+from listener.rules.snippets import parameters
+from listener.templates import Environment, Expression, Missing, Row, Text
+from listener.text import PartTable, clean, count, unaccent
+
+# CareSoft's limit for `content`, in characters after NFC (docs.caresoft.vn, "Tin nhắn SMS")
+MAX_CHARACTERS = 1000
+# a thread's name is an index key; longer ones keep their start and a digest
+_MAX_THREAD = 200
+_PRIORITIES = {Priority.URGENT: 0, Priority.NORMAL: 1, Priority.BULK: 2}
+_CAREFUL = [Mode.LIVE, Mode.ALLOWLIST, Mode.REDIRECT, Mode.SHADOW]
+
+Found = Mapping[str, Row | Missing]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A message that a rule makes of a change, in the state in which it begins its life, and why if that is the end."""
+
+    rule: str
+    account: str
+    thread: str
+    state: State
+    reason: str | None = None
+    phone: str | None = None
+    text: str | None = None
+    parts: int | None = None
+    encoding: str | None = None
+    priority: int = 1
+    ticket: int | None = None
+    due_at: datetime | None = None
+    expires_at: datetime | None = None
+    if_unsure: str = "hold"
+    max_block: timedelta = timedelta(minutes=10)
+    # the row's values for the parameters of `ticket.save`
+    save: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one rule says to one change: messages, or the reason why there are none."""
+
+    rule: str
+    messages: tuple[Planned, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledRule:
+    """A rule with its expressions and text compiled in its time zone."""
+
+    rule: Rule
+    zone: ZoneInfo
+    parts: PartTable
+    to: tuple[Expression, ...]
+    text: Text
+    when: Expression | None = None
+    ticket_id: Expression | None = None
+    thread: Expression | None = None
+    save_parameters: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[tuple[str, ...]]:
+        """Every dotted name that the rule reads."""
+        pieces = [*self.to, self.text, self.when, self.ticket_id, self.thread]
+        return frozenset().union(*(piece.names for piece in pieces if piece is not None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSet:
+    """All rules in force, by watch; `version` is the database's number for this text of the file."""
+
+    rules: Rules
+    version: int = 0
+    by_watch: Mapping[str, tuple[CompiledRule, ...]] = field(default_factory=dict)
+
+    def watch(self, name: str) -> Watch | None:
+        return self.rules.watch.get(name)
+
+    def used_columns(self, name: str) -> frozenset[str] | None:
+        """The columns of a watch that some rule, lookup or key needs; None when a rule looks at whole rows."""
+        watch = self.rules.watch[name]
+        used = {*watch.columns, *watch.key}
+        for query in watch.lookup.values():
+            used.update(parameters(query))
+        for compiled in self.by_watch.get(name, ()):
+            used.update(compiled.rule.change)
+            used.update(p for p in compiled.save_parameters if p != "ticket_id")
+            for dotted in compiled.names:
+                if dotted[0] in ("old", "new"):
+                    if len(dotted) == 1:
+                        return None
+                    used.add(dotted[1])
+        return frozenset(used)
+
+    def only(self, rule: str) -> "RuleSet":
+        """The same with one rule alone, whatever `enabled` says."""
+        return compile_rules(self.rules.model_copy(update={"rules": {rule: self.rules.rules[rule].model_copy(update={"enabled": True})}}), self.version)
+
+    def verdicts(
+        self, change: Change, found: Found, now: datetime, mode: Mode = Mode.LIVE, *, old_known: bool = True
+    ) -> Iterator[Verdict]:
+        """What each rule of the change's watch says, in the file's order. Never raises for what a change holds.
+
+        With `old_known` False the row before is not known, and is taken to have been such that the rule applies.
+        """
+        unknown_old = Missing("the row before the change is not known here")
+        old: Row | Missing | None = Row(change.old, "old") if change.old is not None else None
+        names: dict[str, Any] = {
+            "old": old if old_known else unknown_old,
+            "new": Row(change.new, "new") if change.new is not None else None,
+            "op": change.op.value,
+            "at": change.at,
+            "key": change.key,
+            **found,
+        }
+        taken: set[str] = set()
+        for compiled in self.by_watch.get(change.watch, ()):
+            group = compiled.rule.first_match
+            if group is not None and group in taken:
+                yield Verdict(rule=compiled.rule.name, reason=f"an earlier rule of the group {group} has answered")
+                continue
+            verdict = judge(compiled, change, names, now, mode, old_known=old_known)
+            if verdict.messages and group is not None:
+                taken.add(group)
+            yield verdict
+
+
+def compile_rules(rules: Rules, version: int = 0) -> RuleSet:
+    """Compiles every enabled rule. The reader has found all faults before, so this raises none that a person sees."""
+    environments: dict[str, Environment] = {}
+    by_watch: dict[str, list[CompiledRule]] = {}
+    for rule in rules.rules.values():
+        if not rule.enabled:
+            continue
+        if rule.time_zone not in environments:
+            environments[rule.time_zone] = Environment(labels=rules.labels, zone=ZoneInfo(rule.time_zone))
+        env = environments[rule.time_zone]
+        table = rules.accounts[rule.account].parts
+        ticket = rule.ticket
+
+        def expression(source: str | None, env: Environment = env) -> Expression | None:
+            return env.compile_expression(source) if source is not None else None
+
+        by_watch.setdefault(rule.on, []).append(
+            CompiledRule(
+                rule=rule,
+                zone=ZoneInfo(rule.time_zone),
+                parts=PartTable(unaccented=table.unaccented, accented=table.accented),
+                to=tuple(env.compile_expression(source) for source in rule.to),
+                text=env.compile_text(rule.text),
+                when=expression(rule.when),
+                ticket_id=expression(ticket.id if ticket else None),
+                thread=expression(ticket.thread if ticket else None),
+                save_parameters=parameters(ticket.save) if ticket and ticket.save else (),
+            )
+        )
+    return RuleSet(rules=rules, version=version, by_watch={name: tuple(found) for name, found in by_watch.items()})
+
+
+def judge(
+    compiled: CompiledRule,
+    change: Change,
+    names: Mapping[str, Any],
+    now: datetime,
+    mode: Mode,
+    *,
+    old_known: bool = True,
+) -> Verdict:
+    """One rule on one change."""
+    rule = compiled.rule
+    thread = f"{change.watch}:{change.key}"
+    try:
+        for column, asked in rule.change.items():
+            if why := holds(column, asked, change, old_known=old_known):
+                return Verdict(rule=rule.name, reason=why)
+        if compiled.when is not None and not compiled.when.evaluate(names):
+            return Verdict(rule=rule.name, reason=f"`when` is not true: {rule.when}")
+        if compiled.thread is not None:
+            thread = _thread_name(compiled.thread.evaluate(names))
+        plan = _Plan(compiled, change, names, now, mode, _short(thread))
+        return Verdict(rule=rule.name, messages=plan.messages())
+    except RenderError as error:
+        return Verdict(rule=rule.name, messages=(_rejected(rule, _short(thread), str(error)),))
+
+
+class _Plan:
+    """The messages of one rule that applies."""
+
+    def __init__(
+        self, compiled: CompiledRule, change: Change, names: Mapping[str, Any], now: datetime, mode: Mode, thread: str
+    ) -> None:
+        self.compiled = compiled
+        self.rule = compiled.rule
+        self.change = change
+        self.names = names
+        self.now = now
+        self.mode = max(mode, self.rule.mode, key=_CAREFUL.index)
+        self.thread = thread
+
+    def messages(self) -> tuple[Planned, ...]:
+        text = self.compiled.text.render(self.names)
+        text = unaccent(text) if self.rule.accents is Accents.STRIP else clean(text)
+        size = count(text, self.compiled.parts)
+        ticket = self._ticket()
+        common: dict[str, Any] = {
+            "rule": self.rule.name,
+            "account": self.rule.account,
+            "thread": self.thread,
+            "text": text,
+            "parts": size.parts,
+            "encoding": size.encoding.value,
+            "priority": _PRIORITIES[self.rule.priority],
+            "ticket": ticket,
+            "if_unsure": self.rule.if_unsure.value,
+            "max_block": self.rule.max_block,
+            "save": {p: self.change.row.get(p) for p in self.compiled.save_parameters} or None,
+        }
+        why = self._unfit(text, size.parts)
+        return tuple(
+            Planned(**common, state=State.REJECTED, reason=why or bad, phone=phone)
+            if why or bad
+            else self._on_its_way(phone or "", common)
+            for phone, bad in self._recipients()
+        )
+
+    def _unfit(self, text: str, parts: int) -> str | None:
+        if not text.strip():
+            return "the text is empty"
+        if len(text) > MAX_CHARACTERS:
+            return f"the text is too long: {len(text)} characters, CareSoft takes {MAX_CHARACTERS}"
+        if parts > self.rule.max_parts:
+            return f"the text is too long: {parts} parts, the rule allows {self.rule.max_parts}"
+        return None
+
+    def _ticket(self) -> int | None:
+        if self.compiled.ticket_id is None:
+            return None
+        value = self.compiled.ticket_id.evaluate(self.names)
+        if value is None or value == "" or value == 0:
+            return None
+        text = str(value).strip()
+        if text.isascii() and text.isdigit() and len(text) < 19:
+            return int(text) or None
+        raise RenderError("ticket.id is not a whole number")
+
+    def _recipients(self) -> list[tuple[str | None, str | None]]:
+        """(phone, None) for each that can get it, (phone or None, reason) for each that cannot; nobody twice."""
+        found: dict[str, tuple[str | None, str | None]] = {}
+        empty: tuple[str | None, str | None] | None = None
+        for expression in self.compiled.to:
+            outcome = phones.normalise(expression.evaluate(self.names), migrate_old=self.rule.migrate_old)
+            if isinstance(outcome, phones.Phone):
+                found.setdefault(outcome.number, (outcome.number, None))
+            elif outcome.reason is phones.Reason.EMPTY:
+                empty = (None, phones.reason_text(outcome))
+            else:
+                reason = phones.reason_text(outcome)
+                found.setdefault(reason, (None, reason))
+        return list(found.values()) or ([empty] if empty else [])
+
+    def _on_its_way(self, phone: str, common: dict[str, Any]) -> Planned:
+        match self.mode:
+            case Mode.SHADOW:
+                return Planned(**common, phone=phone, state=State.SHADOW, reason="mode shadow: shown, not sent")
+            case Mode.REDIRECT if self.rule.redirect_to is None:
+                return Planned(**common, phone=phone, state=State.SHADOW, reason="mode redirect without `redirect_to`")
+            case Mode.REDIRECT:
+                target = phones.normalise(self.rule.redirect_to)
+                phone = target.number if isinstance(target, phones.Phone) else phone
+            case Mode.ALLOWLIST if phone not in self._allowed():
+                return Planned(**common, phone=phone, state=State.SUPPRESSED, reason="mode allowlist: not on the list")
+        quiet = self.rule.quiet_hours
+        meant_for = after_quiet(self.change.at, quiet, self.compiled.zone)
+        due_at = after_quiet(max(self.change.at, self.now), quiet, self.compiled.zone)
+        expires_at = meant_for + self.rule.expires
+        if due_at >= expires_at:
+            why = "too old: the change is longer ago than `expires`"
+            return Planned(**common, phone=phone, state=State.EXPIRED, reason=why, due_at=due_at, expires_at=expires_at)
+        return Planned(**common, phone=phone, state=State.WAITING, due_at=due_at, expires_at=expires_at)
+
+    def _allowed(self) -> frozenset[str]:
+        numbers = (phones.normalise(text) for text in self.rule.allowlist)
+        return frozenset(n.number for n in numbers if isinstance(n, phones.Phone))
+
+
+def _rejected(rule: Rule, thread: str, reason: str) -> Planned:
+    return Planned(rule=rule.name, account=rule.account, thread=thread, state=State.REJECTED, reason=reason)
+
+
+def _thread_name(value: object) -> str:
+    text = "" if value is None else str(value).strip()
+    if not text:
+        raise RenderError("ticket.thread gives nothing for this change")
+    return text
+
+
+def _short(thread: str) -> str:
+    if len(thread) <= _MAX_THREAD:
+        return thread
+    return f"{thread[: _MAX_THREAD - 17]}#{hashlib.sha256(thread.encode()).hexdigest()[:16]}"

@@ -1,0 +1,130 @@
+"""The environment and flags, read once at the border into a frozen `Settings`; all faults at once."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from listener.errors import UsageError
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Mode(StrEnum):
+    """Where messages go; `LISTENER_MODE` for the whole daemon, `mode:` for a rule. The more careful one wins."""
+
+    LIVE = "live"
+    ALLOWLIST = "allowlist"
+    REDIRECT = "redirect"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a command needs to know of its surroundings. `database_url` "" means libpq's own variables."""
+
+    database_url: str = ""
+    rules: Path = Path("rules.yaml")
+    caresoft_url: str = "https://api.caresoft.vn"
+    http: str = "127.0.0.1:8080"
+    mode: Mode = Mode.LIVE
+    doorbell: bool = True
+    auto_install: bool = False
+    log: str = ""
+    # seconds from the start of a request to the end of its answer
+    http_timeout: float = 30.0
+
+    @property
+    def gateway_is_local(self) -> bool:
+        """Whether the gateway is on this machine: only then may its address be plain http."""
+        return urlsplit(self.caresoft_url).hostname in LOOPBACK
+
+
+def secret(environ: Mapping[str, str], name: str) -> str | None:
+    """The value of `name`, or the first line of the file that its `_FILE` twin names.
+
+    Raises `UsageError` when the file cannot be read; the text names the variable, never the content.
+    """
+    if value := environ.get(name):
+        return value
+    path = environ.get(f"{name}_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name}_FILE: cannot read that file ({type(error).__name__})") from None
+
+
+def read_settings(environ: Mapping[str, str] = os.environ, **flags: object) -> Settings:
+    """Flags that are not None win over the environment, the environment over the defaults.
+
+    Raises `UsageError` that lists everything wrong.
+    """
+    faults: list[str] = []
+    values: dict[str, object] = {}
+
+    def take(field: str, name: str, convert: "type | object" = str) -> None:
+        text = environ.get(name, "").strip()
+        if text:
+            try:
+                values[field] = convert(text)  # type: ignore[operator]
+            except ValueError as error:
+                faults.append(f"{name}: {error}")
+
+    try:
+        if url := secret(environ, "LISTENER_DATABASE_URL"):
+            values["database_url"] = url
+    except UsageError as error:
+        faults.append(str(error))
+    take("rules", "LISTENER_RULES", Path)
+    take("caresoft_url", "LISTENER_CARESOFT_URL", _gateway)
+    take("http", "LISTENER_HTTP")
+    take("mode", "LISTENER_MODE", _mode)
+    take("doorbell", "LISTENER_DOORBELL", _switch)
+    take("auto_install", "LISTENER_AUTO_INSTALL", _switch)
+    take("log", "LISTENER_LOG", _log)
+    take("http_timeout", "LISTENER_HTTP_TIMEOUT", _seconds)
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if faults:
+        raise UsageError("\n".join(faults))
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def _gateway(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("write it as https://host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("no user, password or query belongs in it; the token comes from the account's `token:`")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise ValueError("plain http is only for this machine (127.0.0.1); use https")
+    return text.rstrip("/")
+
+
+def _mode(text: str) -> Mode:
+    if text not in set(Mode):
+        raise ValueError(f"use one of {', '.join(Mode)}")
+    return Mode(text)
+
+
+def _switch(text: str) -> bool:
+    words = {"1": True, "on": True, "true": True, "yes": True, "0": False, "off": False, "false": False, "no": False}
+    if text.lower() not in words:
+        raise ValueError("use on or off")
+    return words[text.lower()]
+
+
+def _log(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError("use text or json")
+    return text
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 300:
+        raise ValueError("use seconds between 0.1 and 300")
+    return value

@@ -1,0 +1,160 @@
+"""What an outcome means for its message, its thread and its account: one `match`, no I/O; and the transaction that
+writes it down."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from listener import accounts
+from listener.accounts import Pause, PauseKind
+from listener.backoff import Backoff
+from listener.database import Connection
+from listener.messages import SQL, to_json
+from listener.model import (
+    Accepted,
+    Lease,
+    LockedOut,
+    Misconfigured,
+    NotSent,
+    Outcome,
+    RateLimited,
+    Rejected,
+    State,
+    TicketRefused,
+    Unauthorized,
+    Unknown,
+    Unreachable,
+)
+
+RATE_BACKOFF = Backoff(first=2, longest=60, jitter=0.5)
+UNREACHABLE_BACKOFF = Backoff(first=5, longest=15)
+UNSURE_BACKOFF = Backoff(first=5, longest=60)
+# seconds between probes while a token or an address is wrong
+CONFIG_PROBE = 60.0
+# seconds on top of the minutes that a lock-out states
+LOCK_OUT_MARGIN = 30.0
+# unclear answers in a row after which an account is probed instead of fed
+UNSURE_LIMIT = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A permit and what came of it, `ms` after the request began."""
+
+    lease: Lease
+    outcome: Outcome
+    ms: int | None = None
+    # tells which token was refused
+    token_print: str | None = None
+
+
+def settlement(result: Result) -> dict[str, Any]:
+    """The row for the settle statements: what becomes of the message, the attempt and the thread."""
+    lease = result.lease
+    row: dict[str, Any] = {
+        "id": lease.message_id,
+        "n": lease.permit,
+        "lease": lease.lease,
+        "leased_at": lease.leased_at,
+        "thread_id": lease.thread_id,
+        "ticket_sent": lease.ticket,
+        "ticket_received": None,
+        "ticket_refused": False,
+        "http_status": getattr(result.outcome, "status", None),
+        "ms": result.ms,
+        "no_ticket": False,
+        "retry_s": 0.0,
+        # whether the attempt is one that people count
+        "counts": True,
+    }
+
+    def becomes(state: State, outcome: str, reason: str | None, **more: object) -> dict[str, Any]:
+        return row | {"state": state, "outcome": outcome, "reason": reason, "detail": reason} | more
+
+    def again(outcome: str, reason: str) -> dict[str, Any]:
+        return becomes(State.WAITING, outcome, reason, counts=False)
+
+    match result.outcome:
+        case Accepted(ticket=ticket):
+            differs = lease.ticket is not None and ticket != lease.ticket
+            reason = f"the gateway used ticket {ticket} instead of {lease.ticket}" if differs else None
+            return becomes(State.ACCEPTED, "accepted", reason, ticket_received=ticket)
+        case Rejected(reason=reason):
+            return becomes(State.REJECTED, "rejected", f"refused by the gateway: {reason}")
+        case TicketRefused(reason=reason):
+            why = f"ticket {lease.ticket} refused ({reason}): sent without it"
+            return becomes(State.WAITING, "ticket_refused", why, no_ticket=True, ticket_refused=True)
+        case NotSent(cause=cause):
+            return again("not_sent", cause)
+        case Unreachable(cause=cause):
+            return again("unreachable", cause)
+        case RateLimited():
+            return again("rate_limited", "too many requests (429)")
+        case LockedOut(minutes=minutes):
+            return again("locked_out", f"the gateway locked the account out for {minutes} min")
+        case Unauthorized(status=status):
+            return again("unauthorized", f"the token was refused ({status})")
+        case Misconfigured(reason=reason):
+            return again("misconfigured", reason)
+        case Unknown(cause=cause):
+            return becomes(State.UNKNOWN, "unknown", f"perhaps sent: {cause}")
+        case _:
+            assert_never(result.outcome)
+
+
+def pause_for(outcome: Outcome, streak: int, unsure: int, uniform: Callable[[], float]) -> Pause | None:
+    """Whether this outcome stops its account, after `streak` refusals and `unsure` unclear answers in a row."""
+    match outcome:
+        case RateLimited(retry_after=asked):
+            seconds = max(RATE_BACKOFF.delay(streak + 1, uniform), asked or 0.0)
+            return Pause(kind=PauseKind.RATE, seconds=seconds, reason="CareSoft answered 429: too many requests")
+        case LockedOut(minutes=minutes):
+            why = f"CareSoft locked the account out for {minutes} minutes (too many requests)"
+            return Pause(kind=PauseKind.LOCKOUT, seconds=minutes * 60 + LOCK_OUT_MARGIN, reason=why)
+        case Unauthorized(status=status):
+            why = f"CareSoft refused the token ({status}); put a valid one in its place"
+            return Pause(kind=PauseKind.TOKEN, seconds=CONFIG_PROBE, reason=why)
+        case Misconfigured(reason=reason, status=status):
+            why = f"CareSoft answered {status} ({reason}); check `domain` and the address"
+            return Pause(kind=PauseKind.CONFIG, seconds=CONFIG_PROBE, reason=why)
+        case Unreachable(cause=cause):
+            seconds = UNREACHABLE_BACKOFF.delay(streak + 1, uniform)
+            return Pause(kind=PauseKind.UNREACHABLE, seconds=seconds, reason=cause)
+        case Unknown(cause=cause) if streak > 0 or unsure + 1 >= UNSURE_LIMIT:
+            seconds = UNSURE_BACKOFF.delay(streak + 1, uniform)
+            return Pause(kind=PauseKind.UNSURE, seconds=seconds, reason=f"no clear answers from CareSoft: {cause}")
+        case _:
+            return None
+
+
+async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[[], float]) -> None:
+    """Writes outcomes down, durably. Doing it twice changes nothing, so it may be repeated when the COMMIT's answer
+    is lost; an answer that was seen is kept even when the permit had run out meanwhile."""
+    rows = [settlement(result) for result in results]
+    args = {"results": to_json(rows), "threads": sorted({r["thread_id"] for r in rows})}
+    async with conn.transaction():
+        async with conn.pipeline():
+            # Lock, then look: the statements below see whatever a matcher added before it let go of these threads.
+            await conn.execute(SQL["lock_threads"], args)
+            for name in ("record", "finish", "put_back", "free_threads"):
+                await conn.execute(SQL[name], args)
+        await _account_effects(conn, results, uniform)
+
+
+async def _account_effects(conn: Connection, results: Sequence[Result], uniform: Callable[[], float]) -> None:
+    for account in sorted({r.lease.account for r in results}):
+        mine = [r for r in results if r.lease.account == account]
+        good = [r.lease.leased_at for r in mine if isinstance(r.outcome, Accepted | Rejected | TicketRefused)]
+        if good:
+            await accounts.answered(conn, account, max(good))
+        for result in mine:
+            if isinstance(result.outcome, Accepted | Rejected | TicketRefused):
+                continue
+            if isinstance(result.outcome, NotSent):
+                await accounts.probe_again(conn, account, result.lease.leased_at)
+                continue
+            streak, unsure = await accounts.streaks(conn, account)
+            if isinstance(result.outcome, Unknown):
+                await accounts.unsure(conn, account, 1)
+            if why := pause_for(result.outcome, streak, unsure, uniform):
+                await accounts.pause(conn, account, why, result.lease.leased_at, result.token_print)

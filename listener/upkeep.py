@@ -1,0 +1,103 @@
+"""What must happen by itself every so often: ended leases, expiry, ticket ids on their way back, partitions ahead."""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from listener import __version__, messages
+from listener.database import LOST, Connection, Link
+from listener.errors import OutOfReachError, describe
+from listener.lookups import as_text
+from listener.model import Unknown
+from listener.queries import load
+from listener.rules.ruleset import RuleSet
+from listener.settings import Settings
+from listener.settling import Result
+from listener.waiting import wait_for_any
+
+log = structlog.get_logger()
+SQL = load("upkeep")
+
+ROUND = 1.0
+_SIGN_OF_LIFE = 10.0
+_PARTITIONS = 3600.0
+
+
+class Upkeep:
+    """Every replica does all of it; what two do at once is done once."""
+
+    def __init__(
+        self, settings: Settings, replica: UUID, rules: Callable[[], RuleSet], give: Callable[[Result], None]
+    ) -> None:
+        self._replica = replica
+        self._rules = rules
+        self._give = give
+        self._link = Link(settings, "upkeep", lock_timeout="1s")
+        self._said = False
+        self._signed = self._partitioned = float("-inf")
+
+    async def close(self) -> None:
+        try:
+            async with self._link.use(2.0) as conn:
+                await conn.execute(SQL["gone"], {"id": self._replica})
+        except (*LOST, OutOfReachError):
+            pass
+        await self._link.close()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """A round a second until `stopping`; a lost connection is only a late round."""
+        while not stopping.is_set():
+            try:
+                await self.round()
+                self._said = False
+            except (*LOST, OutOfReachError) as error:
+                if not self._said:
+                    self._said = True
+                    log.warning("upkeep_failed", error=describe(error))
+            await wait_for_any(stopping, seconds=ROUND)
+
+    async def round(self) -> None:
+        """Everything that is due now."""
+        async with self._link.use() as conn:
+            if monotonic() - self._partitioned > _PARTITIONS:
+                await conn.execute(SQL["make_days"], {})
+                await conn.execute(SQL["forget_replicas"], {})
+                self._partitioned = monotonic()
+            if monotonic() - self._signed > _SIGN_OF_LIFE:
+                await conn.execute(SQL["alive"], {"id": self._replica, "version": __version__})
+                self._signed = monotonic()
+            for lease in await messages.ended_leases(conn):
+                self._give(Result(lease=lease, outcome=Unknown(cause="whoever sent it did not come back")))
+            await messages.expire(conn)
+            await self._save_tickets(conn)
+
+    async def _save_tickets(self, conn: Connection) -> None:
+        async with conn.transaction():
+            due = await (await conn.execute(SQL["due_saves"], {})).fetchall()
+            for row in due:
+                await self._save_ticket(conn, row)
+
+    async def _save_ticket(self, conn: Connection, row: dict[str, Any]) -> None:
+        rule = self._rules().rules.rules.get(row["rule"])
+        statement = rule.ticket.save if rule is not None and rule.ticket is not None else None
+        try:
+            if statement is not None:
+                async with conn.transaction():
+                    # Our own write into the ERP must not come back as a change of its own.
+                    await conn.execute("SET LOCAL listener.mute = 'ticket.save'")
+                    params = {name: as_text(value) for name, value in row["params"].items()}
+                    await conn.execute(statement.encode(), {**params, "ticket_id": row["ticket_id"]})
+                    await conn.execute("SET LOCAL listener.mute = ''")
+            await conn.execute(SQL["saved"], {"id": row["message_id"]})
+        except LOST[1]:
+            raise
+        except psycopg.Error as error:
+            if conn.closed:
+                raise
+            log.warning("ticket_save_failed", rule=row["rule"], error=type(error).__name__, sqlstate=error.sqlstate)
+            await conn.execute(SQL["save_failed"], {"id": row["message_id"], "error": type(error).__name__})

@@ -1,0 +1,270 @@
+-- name: new_threads
+INSERT INTO listener.thread (account, name)
+SELECT DISTINCT t.account, t.name FROM unnest(%(accounts)s::text[], %(names)s::text[]) AS t(account, name)
+ON CONFLICT DO NOTHING;
+
+-- name: lock_threads_by_name
+-- Rows are always locked in the order of their ids, so that matcher and senders cannot deadlock.
+SELECT t.id FROM listener.thread t
+  JOIN (SELECT DISTINCT * FROM unnest(%(accounts)s::text[], %(names)s::text[])) AS w(account, name)
+    ON t.account = w.account AND t.name = w.name
+ ORDER BY t.id FOR UPDATE OF t;
+
+-- name: insert
+-- Unfinished messages of one batch, from a JSON array of rows in the order of their changes.
+INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
+                              text, parts, encoding, state, reason, ticket_own, if_unsure, max_block, save,
+                              order_at, due_at, expires_at)
+SELECT m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, t.id, m.thread, m.priority, m.phone, m.text, m.parts,
+       m.encoding, m.state, m.reason, m.ticket_own, m.if_unsure, make_interval(secs => m.max_block_s), m.save,
+       greatest(m.due_at, now()), greatest(m.due_at, now()), m.expires_at
+  FROM jsonb_to_recordset(%(rows)s::jsonb) AS m(
+           place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
+           phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint,
+           if_unsure text, max_block_s float8, save jsonb, due_at timestamptz, expires_at timestamptz)
+  JOIN listener.thread t ON t.account = m.account AND t.name = m.thread
+ ORDER BY m.place
+ON CONFLICT (change_id, rule, phone) DO NOTHING;
+
+-- name: insert_finished
+-- Messages that are finished before they began: rejected, shadow, suppressed, expired.
+INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread, priority, phone, text,
+                               parts, encoding, state, reason, ticket_own, settled_at)
+SELECT nextval('listener.message_id'), m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, m.thread, m.priority,
+       m.phone, m.text, m.parts, m.encoding, m.state, m.reason, m.ticket_own, clock_timestamp()
+  FROM jsonb_to_recordset(%(rows)s::jsonb) AS m(
+           place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
+           phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint)
+ ORDER BY m.place;
+
+-- name: wake_threads_by_name
+-- Puts each thread that is not leased in the queue, by its first waiting message.
+UPDATE listener.thread t
+   SET next_at = w.next_at, priority = w.priority
+  FROM (SELECT t.id, h.priority,
+               greatest(h.due_at, CASE WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL THEN t.ticket_wait_until END) AS next_at
+          FROM (SELECT DISTINCT * FROM unnest(%(accounts)s::text[], %(names)s::text[])) AS n(account, name)
+          JOIN listener.thread t ON t.account = n.account AND t.name = n.name
+         CROSS JOIN LATERAL listener.head(t.id) AS h) AS w
+ WHERE t.id = w.id AND t.lease IS NULL
+   AND (t.next_at IS DISTINCT FROM w.next_at OR t.priority <> w.priority);
+
+-- name: claim
+-- Takes up to %(want)s free slots of the account and as many threads with something due. While the account is being
+-- probed (streak > 0) one slot is given and the pause is moved ahead, so that one request at a time is on its way.
+WITH slot AS (
+    UPDATE listener.account a
+       SET next_slot = CASE WHEN %(interval)s::float8 = 0 THEN a.next_slot
+                            ELSE s.base + s.granted * make_interval(secs => %(interval)s::float8) END,
+           paused_until = CASE WHEN a.streak > 0 THEN clock_timestamp() + make_interval(secs => %(probe)s::float8) ELSE NULL END,
+           pause_kind = CASE WHEN a.streak > 0 THEN a.pause_kind END,
+           pause_reason = CASE WHEN a.streak > 0 THEN a.pause_reason END
+      FROM (SELECT b.name, base, least(
+                       CASE WHEN b.streak > 0 THEN 1 ELSE %(want)s::integer END,
+                       CASE WHEN %(interval)s::float8 = 0 THEN %(want)s::integer
+                            ELSE 1 + floor(extract(epoch FROM clock_timestamp() - base) / %(interval)s::float8)::integer END
+                   ) AS granted
+              FROM listener.account b,
+                   -- A slot missed by up to %(slack)s may be made up for; one far ahead is a clock that was set back.
+                   LATERAL (SELECT CASE WHEN b.next_slot > clock_timestamp() + interval '1 min' THEN clock_timestamp()
+                                        ELSE greatest(b.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8))
+                                   END AS base) AS l
+             WHERE b.name = %(account)s
+               FOR UPDATE OF b) AS s
+     WHERE a.name = s.name
+       AND s.base <= clock_timestamp()
+       AND (a.paused_until IS NULL OR a.paused_until <= clock_timestamp() OR a.paused_until > clock_timestamp() + interval '1 day')
+       AND EXISTS (SELECT FROM listener.thread t WHERE t.account = %(account)s AND t.priority = 0 AND t.next_at <= clock_timestamp()
+                   UNION ALL
+                   SELECT FROM listener.thread t WHERE t.account = %(account)s AND t.priority = 1 AND t.next_at <= clock_timestamp()
+                   UNION ALL
+                   SELECT FROM listener.thread t WHERE t.account = %(account)s AND t.priority = 2 AND t.next_at <= clock_timestamp())
+    RETURNING s.granted
+), urgent AS (
+    SELECT id, next_at - interval '10 min' AS rank FROM listener.thread
+     WHERE account = %(account)s AND priority = 0 AND next_at <= clock_timestamp()
+     ORDER BY next_at LIMIT (SELECT granted FROM slot) FOR UPDATE SKIP LOCKED
+), normal AS (
+    SELECT id, next_at AS rank FROM listener.thread
+     WHERE account = %(account)s AND priority = 1 AND next_at <= clock_timestamp()
+     ORDER BY next_at LIMIT (SELECT granted FROM slot) FOR UPDATE SKIP LOCKED
+), bulk AS (
+    -- Ten minutes of waiting outweigh a priority: bulk is late, and never starves.
+    SELECT id, next_at + interval '10 min' AS rank FROM listener.thread
+     WHERE account = %(account)s AND priority = 2 AND next_at <= clock_timestamp()
+     ORDER BY next_at LIMIT (SELECT granted FROM slot) FOR UPDATE SKIP LOCKED
+)
+UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
+  FROM (SELECT id FROM (SELECT * FROM urgent UNION ALL SELECT * FROM normal UNION ALL SELECT * FROM bulk) AS u
+         ORDER BY rank LIMIT (SELECT granted FROM slot)) AS pick
+ WHERE t.id = pick.id;
+
+-- name: arm
+-- The first message of each claimed thread gets its permit: one row of attempt, one request.
+WITH armed AS (
+    UPDATE listener.message m
+       SET state = 'sending', lease = %(lease)s, permits = m.permits + 1, attempts = m.attempts + 1,
+           lease_until = clock_timestamp() + make_interval(secs => %(deadline)s::float8),
+           ticket_sent = CASE WHEN NOT m.no_ticket THEN coalesce(m.ticket_own, t.ticket_id) END
+      FROM listener.thread t CROSS JOIN LATERAL listener.head(t.id) AS h
+     WHERE t.lease = %(lease)s AND m.id = h.id AND m.state = 'waiting'
+       AND m.due_at <= clock_timestamp() AND m.expires_at > clock_timestamp()
+    RETURNING m.id, m.permits, m.thread_id, m.account, m.rule, m.phone, m.text, m.ticket_sent
+), permit AS (
+    INSERT INTO listener.attempt (message_id, n, leased_at, lease, replica, ticket_sent)
+    SELECT id, permits, now(), %(lease)s, %(replica)s, ticket_sent FROM armed
+)
+SELECT armed.*, %(lease)s::bigint AS lease, now() AS leased_at FROM armed;
+
+-- name: let_go
+-- Claimed threads in which nothing could be armed go back into the queue, or out of it.
+UPDATE listener.thread t
+   SET lease = NULL,
+       next_at = (SELECT CASE WHEN h.expires_at <= clock_timestamp() THEN clock_timestamp() + interval '1 s' ELSE h.due_at END
+                    FROM listener.head(t.id) AS h)
+ WHERE t.lease = %(lease)s
+   AND NOT EXISTS (SELECT FROM listener.message m WHERE m.thread_id = t.id AND m.state = 'sending');
+
+-- name: next_look
+-- In how many seconds the account may next send, and in how many something is due (NULL when nothing waits).
+SELECT greatest(0, extract(epoch FROM greatest(
+           CASE WHEN %(interval)s::float8 > 0 AND a.next_slot < clock_timestamp() + interval '1 min' THEN a.next_slot END,
+           CASE WHEN a.paused_until < clock_timestamp() + interval '1 day' THEN a.paused_until END,
+           clock_timestamp()) - clock_timestamp()))::float8 AS slot_in,
+       extract(epoch FROM w.next_at - clock_timestamp())::float8 AS due_in
+  FROM listener.account a,
+       LATERAL (SELECT min(f.next_at) AS next_at FROM unnest(ARRAY[0, 1, 2]) AS p(priority), LATERAL (
+           SELECT t.next_at FROM listener.thread t
+            WHERE t.account = a.name AND t.priority = p.priority AND t.next_at IS NOT NULL ORDER BY t.next_at LIMIT 1) AS f) AS w
+ WHERE a.name = %(account)s;
+
+-- name: due
+SELECT count(*) FILTER (WHERE a.paused_until IS NULL OR a.paused_until <= clock_timestamp()) AS sendable,
+       count(*) FILTER (WHERE a.paused_until > clock_timestamp()) AS stopped
+  FROM listener.thread t JOIN listener.account a ON a.name = t.account
+ WHERE t.next_at <= clock_timestamp();
+
+-- name: leased
+-- What one lease armed, as far as it is still open.
+SELECT m.id, m.permits, m.thread_id, m.account, m.lease, a.leased_at
+  FROM listener.message m
+  JOIN listener.attempt a ON a.message_id = m.id AND a.n = m.permits AND a.lease = m.lease
+ WHERE m.lease = %(lease)s AND m.state = 'sending';
+
+-- name: ended_leases
+-- Leases whose holder did not come back in time.
+SELECT m.id, m.permits, m.thread_id, m.account, m.lease, a.leased_at
+  FROM listener.message m
+  JOIN listener.attempt a ON a.message_id = m.id AND a.n = m.permits AND a.lease = m.lease
+ WHERE m.state = 'sending' AND m.lease_until < clock_timestamp()
+ ORDER BY m.lease_until LIMIT 500;
+
+-- name: lock_threads
+SELECT id FROM listener.thread WHERE id = ANY(%(threads)s::bigint[]) ORDER BY id FOR UPDATE;
+
+-- name: record
+-- What became of each permit. A fact (an answer that was seen) replaces "unknown", and nothing else is ever replaced.
+UPDATE listener.attempt a
+   SET outcome = r.outcome, http_status = r.http_status, detail = r.detail, ticket_received = r.ticket_received,
+       ms = r.ms, ended_at = clock_timestamp()
+  FROM jsonb_to_recordset(%(results)s::jsonb) AS r(
+           id bigint, n integer, leased_at timestamptz, outcome text, http_status integer, detail text,
+           ticket_received bigint, ms integer)
+ WHERE a.message_id = r.id AND a.n = r.n AND a.leased_at = r.leased_at
+   AND (a.outcome IS NULL OR (a.outcome = 'unknown' AND r.outcome <> 'unknown'));
+
+-- name: finish
+-- Accepted and rejected messages leave the queue. One that was perhaps sent before is never called rejected.
+WITH gone AS (
+    DELETE FROM listener.message m
+     USING jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, lease bigint, state text, reason text, ticket_received bigint)
+     WHERE m.id = r.id AND m.lease = r.lease AND ((r.state = 'accepted' AND m.state IN ('sending', 'unknown', 'waiting'))
+            OR (r.state = 'rejected' AND m.state IN ('sending', 'unknown')
+                AND m.unsure = CASE m.state WHEN 'unknown' THEN 1 ELSE 0 END))
+    RETURNING m.*, r.state AS new_state, r.reason AS new_reason, r.ticket_received
+), kept AS (
+    INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
+                                   phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
+                                   no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
+                                   due_at, expires_at, settled_at, lease)
+    SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts,
+           encoding, new_state, new_reason, ticket_own, ticket_sent, ticket_received, no_ticket, if_unsure, max_block,
+           permits, attempts, unsure, save, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
+      FROM gone
+)
+INSERT INTO listener.ticket_save (message_id, rule, ticket_id, params)
+SELECT id, rule, ticket_received, save FROM gone
+ WHERE new_state = 'accepted' AND save IS NOT NULL AND ticket_received IS NOT NULL AND ticket_received IS DISTINCT FROM ticket_own
+ON CONFLICT DO NOTHING;
+
+-- name: put_back
+-- Messages that stay: to be tried again, or unknown. A retry keeps its place in the thread for max_block, then queues anew.
+UPDATE listener.message m
+   SET state = s.state,
+       reason = r.reason,
+       unsure = m.unsure + CASE WHEN r.state = 'unknown' AND m.state = 'sending' THEN 1 ELSE 0 END,
+       attempts = m.attempts - CASE WHEN r.counts THEN 0 ELSE 1 END,
+       no_ticket = m.no_ticket OR r.no_ticket,
+       due_at = CASE WHEN s.state = 'waiting' THEN clock_timestamp() + make_interval(secs => r.retry_s) ELSE m.due_at END,
+       order_at = CASE WHEN s.state = 'waiting' AND clock_timestamp() + make_interval(secs => r.retry_s) > m.order_at + m.max_block
+                       THEN clock_timestamp() + make_interval(secs => r.retry_s) ELSE m.order_at END,
+       lease_until = NULL
+  FROM jsonb_to_recordset(%(results)s::jsonb) AS r(
+           id bigint, lease bigint, state text, reason text, counts boolean, no_ticket boolean, retry_s float8),
+       LATERAL (SELECT CASE
+           -- perhaps sent, and the rule prefers a second SMS to none: once
+           WHEN r.state = 'unknown' AND m2.if_unsure = 'resend' AND m2.unsure = 0 THEN 'waiting'
+           -- surely not sent this time says nothing about an earlier time that was not seen
+           WHEN r.state = 'rejected' THEN 'unknown'
+           ELSE r.state END AS state FROM listener.message m2 WHERE m2.id = r.id) AS s
+ WHERE m.id = r.id AND m.lease = r.lease
+   AND (m.state = 'sending' OR (m.state = 'unknown' AND r.state = 'waiting'));
+
+-- name: free_threads
+-- The answer's ticket becomes the thread's, the lease ends, and the thread queues again by its next message. Followers
+-- of an unanswered message wait a while for the ticket that it may have made.
+UPDATE listener.thread t
+   SET lease = CASE WHEN t.lease = k.lease THEN NULL ELSE t.lease END,
+       ticket_id = k.ticket_id,
+       ticket_wait_until = k.wait_until,
+       next_at = CASE WHEN t.lease <> k.lease THEN NULL
+                      ELSE greatest(k.due_at, CASE WHEN k.ticket_id IS NULL AND k.ticket_own IS NULL THEN k.wait_until END) END,
+       priority = coalesce(k.priority, t.priority)
+  FROM (SELECT r.thread_id, r.lease, h.due_at, h.priority, h.ticket_own,
+               CASE WHEN r.ticket_refused AND x.ticket_id = r.ticket_sent THEN NULL
+                    -- the gateway named another ticket than the one remembered and sent: it is the one in use now
+                    WHEN r.ticket_received IS NOT NULL AND x.ticket_id = r.ticket_sent THEN r.ticket_received
+                    ELSE coalesce(x.ticket_id, r.ticket_received) END AS ticket_id,
+               CASE WHEN EXISTS (SELECT FROM listener.message u WHERE u.id = r.id AND u.state = 'unknown')
+                    THEN clock_timestamp() + interval '5 min'
+                    WHEN r.state = 'accepted' THEN NULL
+                    ELSE x.ticket_wait_until END AS wait_until
+          FROM jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, thread_id bigint, lease bigint, state text,
+                                                          ticket_received bigint, ticket_sent bigint, ticket_refused boolean)
+          JOIN listener.thread x ON x.id = r.thread_id
+          LEFT JOIN LATERAL listener.head(x.id) AS h ON true) AS k
+ WHERE t.id = k.thread_id;
+
+-- name: expire
+-- Waiting messages that became too old to be of use.
+WITH gone AS (
+    DELETE FROM listener.message
+     WHERE id IN (SELECT id FROM listener.message
+                   WHERE state = 'waiting' AND expires_at <= clock_timestamp() AND unsure = 0
+                   ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)
+    RETURNING *
+)
+INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
+                               phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
+                               no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
+                               due_at, expires_at, settled_at, lease)
+SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
+       'expired', 'waited past its `expires`' || coalesce('; last: ' || reason, ''),
+       ticket_own, ticket_sent, ticket_id, no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at,
+       order_at, due_at, expires_at, clock_timestamp(), lease
+  FROM gone;
+
+-- name: expire_unsure
+-- One that was perhaps sent before is not expired but still unknown.
+UPDATE listener.message SET state = 'unknown', reason = 'waited past its `expires`; an earlier request was not answered'
+ WHERE state = 'waiting' AND expires_at <= clock_timestamp() AND unsure > 0;

@@ -1,0 +1,16 @@
+-- name: lock
+-- One matcher at a time; the lock ends with its transaction, so a dead or frozen matcher is replaced in seconds.
+SELECT pg_try_advisory_xact_lock(7466382154) AS mine;
+
+-- name: take
+-- The oldest changes, if this transaction holds the matcher's lock.
+SELECT id, watch, op, key, old, new, at, now() AS now FROM listener.outbox ORDER BY id LIMIT %(limit)s;
+
+-- name: done
+-- Moves matched changes to the history.
+WITH gone AS (
+    DELETE FROM listener.outbox WHERE id = ANY(%(ids)s::bigint[]) RETURNING *
+)
+INSERT INTO listener.change (id, watch, op, key, old, new, at, matched_at, note)
+SELECT g.id, g.watch, g.op, g.key, g.old, g.new, g.at, clock_timestamp(), n.note
+  FROM gone g LEFT JOIN unnest(%(noted)s::bigint[], %(notes)s::text[]) AS n(id, note) USING (id);

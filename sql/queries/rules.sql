@@ -1,0 +1,18 @@
+-- name: register
+-- The number of this very text; a new one for a text that was never in force.
+WITH known AS (
+    SELECT version FROM listener.rules WHERE sha256 = %(sha256)s
+), added AS (
+    INSERT INTO listener.rules (sha256, source)
+    SELECT %(sha256)s, %(source)s WHERE NOT EXISTS (SELECT FROM known)
+    ON CONFLICT (sha256) DO UPDATE SET sha256 = excluded.sha256
+    RETURNING version
+)
+SELECT version FROM known UNION ALL SELECT version FROM added;
+
+-- name: in_force
+UPDATE listener.fleet SET rules_version = %(version)s, faults = '[]',
+       loaded_at = CASE WHEN rules_version IS DISTINCT FROM %(version)s THEN clock_timestamp() ELSE loaded_at END;
+
+-- name: broken
+UPDATE listener.fleet SET faults = %(faults)s::jsonb;

@@ -1,0 +1,26 @@
+-- name: make_days
+SELECT listener.make_days();
+
+-- name: alive
+INSERT INTO listener.replica (id, version) VALUES (%(id)s, %(version)s)
+ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp();
+
+-- name: forget_replicas
+DELETE FROM listener.replica WHERE seen_at < clock_timestamp() - interval '1 day';
+
+-- name: gone
+DELETE FROM listener.replica WHERE id = %(id)s;
+
+-- name: due_saves
+SELECT message_id, rule, ticket_id, params, tries FROM listener.ticket_save
+ WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT 50 FOR UPDATE SKIP LOCKED;
+
+-- name: saved
+DELETE FROM listener.ticket_save WHERE message_id = %(id)s;
+
+-- name: save_failed
+-- Tried again after a growing pause; given up, and kept for people to see, after 20 times.
+UPDATE listener.ticket_save
+   SET tries = tries + 1, error = %(error)s,
+       due_at = CASE WHEN tries < 20 THEN clock_timestamp() + make_interval(secs => least(600, 2 ^ least(tries, 10))) ELSE 'infinity' END
+ WHERE message_id = %(id)s;

@@ -1,0 +1,44 @@
+"""A real PostgreSQL for every test process; a database of its own for every test."""
+
+import itertools
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from listener import queries
+from listener.simulator.postgres import Server
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def erp_template(server: Server) -> str:
+    """The name of a database that holds the sample ERP; nobody may stay connected to it."""
+    with psycopg.connect(server.create_database("erp_template")) as connection:
+        connection.execute(queries.read("demo/erp.sql").encode())
+    return "erp_template"
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """The DSN of an empty database."""
+    yield from _fresh(server, None)
+
+
+@pytest.fixture
+def erp_database(server: Server, erp_template: str) -> Iterator[str]:
+    """The DSN of a database that holds the sample ERP."""
+    yield from _fresh(server, erp_template)
+
+
+def _fresh(server: Server, template: str | None) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    yield server.create_database(name, template)
+    server.drop_database(name)
