@@ -56,7 +56,9 @@ def access(name: str, account: Account, environ: Mapping[str, str] = os.environ)
             try:
                 token = Path(path).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise ListenerError(f"account {name}: {variable}_FILE cannot be read ({type(error).__name__})") from None
+                raise ListenerError(
+                    f"account {name}: {variable}_FILE cannot be read ({type(error).__name__})"
+                ) from None
         where = f"the environment variable {variable}"
     if not token:
         raise ListenerError(f"account {name}: {where} holds no token")

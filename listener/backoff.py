@@ -14,5 +14,5 @@ class Backoff:
 
     def delay(self, streak: int, uniform: Callable[[], float]) -> float:
         """Seconds before the next try after `streak` (1, 2, ...) failures in a row; `uniform` gives 0 to 1."""
-        wait = min(self.longest, self.first * 2 ** min(max(streak, 1) - 1, 30))
+        wait = min(self.longest, self.first * 2.0 ** min(max(streak, 1) - 1, 30))
         return wait * (1 + self.jitter * uniform())

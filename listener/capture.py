@@ -139,7 +139,7 @@ async def wanted(
     changed = [await _changed(conn, table, column) for column in watch.columns]
 
     def render(template: str, **values: sql.Composable) -> str:
-        return sql.SQL(pieces("capture.sql")[template]).format(**values).as_string(conn).strip("\n")  # type: ignore[arg-type]
+        return sql.SQL(pieces("capture.sql")[template]).format(**values).as_string(conn).strip("\n")
 
     where = (watch.where or "").strip()
     simple = bool(_SIMPLE.fullmatch(where))
@@ -149,9 +149,11 @@ async def wanted(
         key=_side(watch.events, "key", lambda side: _key(key, side)),
         old=_side(watch.events, "old", lambda side: _object(columns, side)),
         new=_side(watch.events, "new", lambda side: _object(columns, side)),
-        guard=sql.SQL("") if simple or not where else sql.SQL("\n" + render("guard", where=_function_where(where, watch))),  # type: ignore[arg-type]
-        ring=sql.SQL("\n" + render("ring")) if doorbell else sql.SQL(""),  # type: ignore[arg-type]
-        swallow=sql.SQL("") if watch.on_capture_error == "abort" else sql.SQL("\n" + render("swallow")),  # type: ignore[arg-type]
+        guard=sql.SQL("")
+        if simple or not where
+        else sql.SQL("\n" + render("guard", where=_function_where(where, watch))),
+        ring=sql.SQL("\n" + render("ring")) if doorbell else sql.SQL(""),
+        swallow=sql.SQL("") if watch.on_capture_error == "abort" else sql.SQL("\n" + render("swallow")),
     )
     function = f"capture_{name}"
     identifier = sql.Identifier("listener", function)
@@ -159,12 +161,12 @@ async def wanted(
     for event in sorted(watch.events):
         conditions = [sql.SQL("({})").format(sql.SQL(" OR ").join(changed))] if event == "update" else []
         if where and simple:
-            conditions.append(sql.SQL("({})").format(sql.SQL(_event_where(where, event))))  # type: ignore[arg-type]
+            conditions.append(sql.SQL("({})").format(sql.SQL(_event_where(where, event))))
         when = sql.SQL("WHEN ({})").format(sql.SQL(" AND ").join(conditions)) if conditions else sql.SQL("")
         parts = {
             "trigger": sql.Identifier(f"listener_{name}_{event}"),
             "table": table.identifier,
-            "event": sql.SQL(event.upper()),  # type: ignore[arg-type]
+            "event": sql.SQL(event.upper()),
             "when": when,
             "function": identifier,
         }
@@ -192,16 +194,19 @@ async def wanted(
 async def differences(conn: Connection, captures: Sequence[Capture]) -> list[Difference]:
     """What stands between the database and `captures`; empty when they agree."""
     functions = {r["name"]: r for r in await (await conn.execute(SQL["installed_functions"], {})).fetchall()}
-    triggers = {
-        (r["oid"], r["name"]): r for r in await (await conn.execute(SQL["installed_triggers"], {})).fetchall()
-    }
+    triggers = {(r["oid"], r["name"]): r for r in await (await conn.execute(SQL["installed_triggers"], {})).fetchall()}
     steps: list[Difference] = []
     for capture in captures:
         there = functions.pop(capture.function, None)
         if there is None or there["body"] != capture.body or not there["definer"] or len(there["config"]) != 2:
             step = Step.CREATE if there is None else Step.REPLACE
             steps.append(
-                Difference(step=step, watch=capture.watch, what=f"function listener.{capture.function}", statement=capture.function_sql)
+                Difference(
+                    step=step,
+                    watch=capture.watch,
+                    what=f"function listener.{capture.function}",
+                    statement=capture.function_sql,
+                )
             )
         for trigger in capture.triggers:
             found = triggers.pop((capture.table.oid, trigger.name), None)
@@ -210,33 +215,49 @@ async def differences(conn: Connection, captures: Sequence[Capture]) -> list[Dif
                 step = Step.CREATE if found is None else Step.REPLACE
                 steps.append(Difference(step=step, watch=capture.watch, what=what, statement=trigger.statement))
             elif found["enabled"] not in ("O", "A"):
-                enable = sql.SQL("ALTER TABLE {} ENABLE TRIGGER {};").format(capture.table.identifier, sql.Identifier(trigger.name))
-                steps.append(Difference(step=Step.ENABLE, watch=capture.watch, what=what, statement=enable.as_string(conn)))
+                enable = sql.SQL("ALTER TABLE {} ENABLE TRIGGER {};").format(
+                    capture.table.identifier, sql.Identifier(trigger.name)
+                )
+                steps.append(
+                    Difference(step=Step.ENABLE, watch=capture.watch, what=what, statement=enable.as_string(conn))
+                )
     for row in triggers.values():
-        drop = sql.SQL(pieces("capture.sql")["drop_trigger"]).format(  # type: ignore[arg-type]
+        drop = sql.SQL(pieces("capture.sql")["drop_trigger"]).format(
             trigger=sql.Identifier(row["name"]), table=sql.Identifier(row["schema"], row["table_name"])
         )
         what = f"trigger {row['name']} on {row['schema']}.{row['table_name']}"
         steps.append(
-            Difference(step=Step.DROP, watch=row["function"].removeprefix("capture_"), what=what, statement=drop.as_string(conn).strip())
+            Difference(
+                step=Step.DROP,
+                watch=row["function"].removeprefix("capture_"),
+                what=what,
+                statement=drop.as_string(conn).strip(),
+            )
         )
     for name in functions:
-        drop = sql.SQL(pieces("capture.sql")["drop_function"]).format(function=sql.Identifier("listener", name))  # type: ignore[arg-type]
+        drop = sql.SQL(pieces("capture.sql")["drop_function"]).format(function=sql.Identifier("listener", name))
         steps.append(
-            Difference(step=Step.DROP, watch=name.removeprefix("capture_"), what=f"function listener.{name}", statement=drop.as_string(conn).strip())
+            Difference(
+                step=Step.DROP,
+                watch=name.removeprefix("capture_"),
+                what=f"function listener.{name}",
+                statement=drop.as_string(conn).strip(),
+            )
         )
     return steps
 
 
 async def _changed(conn: Connection, table: Table, column: str) -> sql.Composable:
     """`OLD.x IS DISTINCT FROM NEW.x`; by text where the type has no equality (json, xml, point)."""
-    kind = sql.SQL(table.columns[column])  # type: ignore[arg-type]
+    kind = sql.SQL(table.columns[column])
     try:
-        await conn.execute(sql.SQL("SELECT NULL::{kind} IS DISTINCT FROM NULL::{kind}").format(kind=kind), prepare=False)
+        await conn.execute(
+            sql.SQL("SELECT NULL::{kind} IS DISTINCT FROM NULL::{kind}").format(kind=kind), prepare=False
+        )
         template = "OLD.{c} IS DISTINCT FROM NEW.{c}"
     except psycopg.errors.UndefinedFunction:
         template = "OLD.{c}::text IS DISTINCT FROM NEW.{c}::text"
-    return sql.SQL(template).format(c=sql.Identifier(column))  # type: ignore[arg-type]
+    return sql.SQL(template).format(c=sql.Identifier(column))
 
 
 def _side(events: Iterable[str], what: str, render: Callable[[str], sql.Composable]) -> sql.Composable:
@@ -250,9 +271,7 @@ def _side(events: Iterable[str], what: str, render: Callable[[str], sql.Composab
     events = sorted(events)
     if len(events) == 1:
         return by_event[events[0]][what]
-    cases = [
-        sql.SQL("WHEN {} THEN {}").format(sql.Literal(event.upper()), by_event[event][what]) for event in events
-    ]
+    cases = [sql.SQL("WHEN {} THEN {}").format(sql.Literal(event.upper()), by_event[event][what]) for event in events]
     return sql.SQL("CASE TG_OP {} END").format(sql.SQL(" ").join(cases))
 
 
@@ -261,7 +280,7 @@ def _object(columns: Sequence[str], side: str) -> sql.Composable:
     calls = [
         sql.SQL("jsonb_build_object({})").format(
             sql.SQL(", ").join(
-                sql.SQL("{}, {}.{}").format(sql.Literal(c), sql.SQL(side), sql.Identifier(c)) for c in chunk  # type: ignore[arg-type]
+                sql.SQL("{}, {}.{}").format(sql.Literal(c), sql.SQL(side), sql.Identifier(c)) for c in chunk
             )
         )
         for chunk in chunks
@@ -276,7 +295,7 @@ def key_of(wanted: Capture, alias: str) -> sql.Composable:
 
 def _key(key: Sequence[str], side: str) -> sql.Composable:
     """The key as one text; parts of a composite key are joined by `/`, their own `/` and `\\` escaped."""
-    values = [sql.SQL("coalesce({}.{}::text, '')").format(sql.SQL(side), sql.Identifier(c)) for c in key]  # type: ignore[arg-type]
+    values = [sql.SQL("coalesce({}.{}::text, '')").format(sql.SQL(side), sql.Identifier(c)) for c in key]
     if len(values) == 1:
         return values[0]
     escaped = [sql.SQL(r"replace(replace({}, '\', '\\'), '/', '\/')").format(value) for value in values]
@@ -294,9 +313,9 @@ def _event_where(where: str, event: str) -> str:
 
 def _function_where(where: str, watch: Watch) -> sql.Composable:
     if "delete" not in watch.events:
-        return sql.SQL(where)  # type: ignore[arg-type]
+        return sql.SQL(where)
     return sql.SQL("CASE WHEN TG_OP = 'DELETE' THEN ({}) ELSE ({}) END").format(
-        sql.SQL(_event_where(where, "delete")), sql.SQL(where)  # type: ignore[arg-type]
+        sql.SQL(_event_where(where, "delete")), sql.SQL(where)
     )
 
 
@@ -316,11 +335,15 @@ async def apply(conn: Connection, steps: Sequence[Difference], say: Callable[[st
                 break
             except psycopg.errors.LockNotAvailable:
                 if attempt == _TRIES:
-                    raise ListenerError(f"{step.what}: the table is locked by others; try again at a quieter time") from None
+                    raise ListenerError(
+                        f"{step.what}: the table is locked by others; try again at a quieter time"
+                    ) from None
                 say(f"  the table is busy, trying again ({attempt} of {_TRIES})")
                 await asyncio.sleep(attempt * 0.5)
             except psycopg.errors.InsufficientPrivilege:
-                raise ListenerError(f"{step.what}: only the owner of the table may do this; run it as the owner") from None
+                raise ListenerError(
+                    f"{step.what}: only the owner of the table may do this; run it as the owner"
+                ) from None
             except psycopg.Error as error:
                 raise ListenerError(f"{step.what}: {error.diag.message_primary}") from None
 
@@ -350,7 +373,9 @@ async def warnings(conn: Connection) -> list[str]:
     if row["fsync"] != "on":
         found.append("fsync is off: a crash of the server may forget what was sent, and send it again")
     if row["prepared"] > 0:
-        found.append("two-phase commits are possible here: a ring makes PREPARE TRANSACTION fail; use LISTENER_DOORBELL=off")
+        found.append(
+            "two-phase commits are possible here: a ring makes PREPARE TRANSACTION fail; use LISTENER_DOORBELL=off"
+        )
     if row["cache"] not in (None, 1):
         found.append("the outbox's sequence has a CACHE above 1: the order of changes is not kept")
     return found

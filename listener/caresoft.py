@@ -6,7 +6,6 @@ for an unclear result; no redirects, no proxy or netrc of the environment, no re
 an answer are read, undecompressed. (Facts: docs.caresoft.vn, "Tin nhắn SMS" and "Giới hạn yêu cầu"; aiohttp 3.14.)
 """
 
-import asyncio
 import json
 import re
 import ssl
@@ -85,7 +84,7 @@ class CareSoft:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "CareSoft":
-        trace = aiohttp.TraceConfig(lambda trace_request_ctx: trace_request_ctx)
+        trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_before_first_byte)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True, limit=0, ssl=ssl.create_default_context()),
@@ -102,9 +101,7 @@ class CareSoft:
         assert self._session is not None
         await self._session.close()
 
-    async def send_sms(
-        self, access: Access, *, phone: str, text: str, ticket: int | None, not_after: float
-    ) -> Outcome:
+    async def send_sms(self, access: Access, *, phone: str, text: str, ticket: int | None, not_after: float) -> Outcome:
         """POSTs one SMS, once. `not_after` is the monotonic time by which the first byte must be written."""
         sms: dict[str, object] = {"service_id": access.service_id, "content": text, "phone": phone}
         if ticket is not None:
@@ -136,7 +133,7 @@ class CareSoft:
                 return read(response.status, response.headers.get("Retry-After"), content)
         except _SlotTooOldError:
             return NotSent(cause="the slot was too old")
-        except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             # Never the error's text: it may hold the URL, a header or the body.
             cause = _in_words(error)
             return Unknown(cause=cause) if trace.written else Unreachable(cause=cause)
@@ -181,9 +178,8 @@ def gateway_words(message: object) -> str:
     return _LONG_NUMBER.sub(lambda m: m[0][:3] + "***" + m[0][-3:], text).strip()[:200]
 
 
-async def _before_first_byte(_session: aiohttp.ClientSession, trace: SimpleNamespace | _Trace, _params: object) -> None:
-    assert isinstance(trace, _Trace)
-    await trace.before_first_byte()
+async def _before_first_byte(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    await context.trace_request_ctx.before_first_byte()
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:

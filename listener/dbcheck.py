@@ -28,18 +28,29 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
             cure = "run listener as the owner, or let the owner run `listener db sql`"
             faults.append(document.fault(("watch", name, "table"), f"{table} belongs to another role", cure))
         missing = _missing_columns(document, name, watch, table, rules)
-        faults += missing + [f for f in [await _lookup_fault(conn, document, name, n, q) for n, q in watch.lookup.items()] if f]
+        faults += missing + [
+            f for f in [await _lookup_fault(conn, document, name, n, q) for n, q in watch.lookup.items()] if f
+        ]
         if not missing:
             try:
-                wanted.append(await capture.wanted(conn, name, watch, rules.used_columns(name), doorbell=settings.doorbell))
+                wanted.append(
+                    await capture.wanted(conn, name, watch, rules.used_columns(name), doorbell=settings.doorbell)
+                )
             except ListenerError as error:
                 faults.append(document.fault(("watch", name), str(error), key=True))
     if faults:
         return faults
     if await migrations.pending(conn):
-        return [document.fault((), "the database has no `listener` schema of this version", "run `listener db install`")]
+        return [
+            document.fault((), "the database has no `listener` schema of this version", "run `listener db install`")
+        ]
     return [
-        document.fault(("watch", d.watch) if d.watch in rules.rules.watch else (), f"{d.what} is not as the rules want it", "run `listener db install`", key=True)
+        document.fault(
+            ("watch", d.watch) if d.watch in rules.rules.watch else (),
+            f"{d.what} is not as the rules want it",
+            "run `listener db install`",
+            key=True,
+        )
         for d in await capture.differences(conn, wanted)
     ]
 
@@ -48,13 +59,15 @@ def _missing_columns(document: Source, name: str, watch: Watch, table: capture.T
     """Columns that the watch, a lookup or a rule names and the table does not have, each once, where it is named."""
     places: dict[str, tuple[str | int, ...]] = {}
     for word in ("columns", "key"):
-        places |= {column: ("watch", name, word) for column in getattr(watch, word)}
+        places |= dict.fromkeys(getattr(watch, word), ("watch", name, word))
     for lookup, query in watch.lookup.items():
-        places |= {column: ("watch", name, "lookup", lookup) for column in parameters(query)}
+        places |= dict.fromkeys(parameters(query), ("watch", name, "lookup", lookup))
     for compiled in rules.by_watch.get(name, ()):
         rule = compiled.rule.name
-        places |= {column: ("rules", rule, "change") for column in compiled.rule.change}
-        places |= {dotted[1]: ("rules", rule) for dotted in compiled.names if dotted[0] in ("old", "new") and len(dotted) > 1}
+        places |= dict.fromkeys(compiled.rule.change, ("rules", rule, "change"))
+        places |= {
+            dotted[1]: ("rules", rule) for dotted in compiled.names if dotted[0] in ("old", "new") and len(dotted) > 1
+        }
     return [
         document.fault(place, f"{table} has no column {column}", did_you_mean(column, table.columns).lstrip("; "))
         for column, place in places.items()

@@ -171,7 +171,9 @@ async def _script(show: Stage) -> list[str]:
     sent, given = [e.ticket_id_sent for e in arrived], {e.ticket_id for e in arrived}
     scenes.check(len(given) == 1 and sent == [None, *given, *given], "three steps of one order: not on one ticket")
     arrived = await scenes.play(
-        "an order that has a ticket in the ERP", [erp.advance_order(db, ORDER_WITH_TICKET)], [("0912345678", "xac nhan")]
+        "an order that has a ticket in the ERP",
+        [erp.advance_order(db, ORDER_WITH_TICKET)],
+        [("0912345678", "xac nhan")],
     )
     scenes.check([e.ticket_id_sent for e in arrived] == [TICKET], "an order with a ticket: not attached to it")
     await scenes.play("a change that is rolled back", [erp.rolled_back_change(db, ACCOUNT, Decimal(5000))], [])
@@ -179,16 +181,12 @@ async def _script(show: Stage) -> list[str]:
     show.say("\n    (the daemon is stopped)")
     await show.stop()
     meanwhile = [erp.deposit(db, ACCOUNT, Decimal(100000)), erp.withdraw(db, ACCOUNT, Decimal(110000))]
-    await scenes.play(
-        "a change while the daemon is stopped", [*meanwhile, _back(show)], [(phone, "con 80.000 VND")]
-    )
+    await scenes.play("a change while the daemon is stopped", [*meanwhile, _back(show)], [(phone, "con 80.000 VND")])
 
     show.say("\n    (the gateway is down)")
     show.gateway.refuse(Port.PRIMARY)
     meanwhile = [erp.deposit(db, ACCOUNT, Decimal(100000)), erp.withdraw(db, ACCOUNT, Decimal(120000))]
-    await scenes.play(
-        "a change while the gateway is down", [*meanwhile, _reopened(show)], [(phone, "con 60.000 VND")]
-    )
+    await scenes.play("a change while the gateway is down", [*meanwhile, _reopened(show)], [(phone, "con 60.000 VND")])
     return scenes.faults
 
 

@@ -165,7 +165,7 @@ class Filters:
     def _label(self, code: str, name: str) -> str:
         words = self._labels.get(name)
         if words is None:
-            raise RenderError(f'there are no labels "{name}"; {similar(name, self._labels)}'.rstrip("; "))
+            raise RenderError(f'there is no set of labels "{name}"; {similar(name, self._labels)}'.rstrip("; "))
         if code not in words:
             raise RenderError(f'labels "{name}" have no word for "{text.shorten(code, 40)}"')
         return words[code]

@@ -1,4 +1,7 @@
-"""One event, one line, on stderr: text for a terminal, JSON for machines. No phone, text or token is ever an argument."""
+"""One event, one line, on stderr: text for a terminal, JSON for machines.
+
+No phone, text or token is ever an argument of a log call.
+"""
 
 import logging
 import sys
@@ -9,7 +12,9 @@ import structlog
 def configure(style: str = "", *, quiet: bool = False) -> None:
     """`style` is text or json; empty means text on a terminal. `quiet` leaves out what is no warning."""
     text = style == "text" or (style == "" and sys.stderr.isatty())
-    renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if text else structlog.processors.JSONRenderer()
+    renderer = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if text else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -84,7 +84,7 @@ class Matcher:
                 await wait_for_any(stopping, seconds=min(2.0, 0.25 * 2 ** min(self._failures, 5)))
 
     async def _watch(self, stopping: asyncio.Event) -> None:
-        """Busy: promise and poll. Then: let the promise lapse, and look until nobody can trust it any more. Then: sleep.
+        """Busy: promise and poll. Then: let it lapse, and look until nobody can trust it any more. Then: sleep.
 
         `horizon` is None while every change since would ring.
         """
@@ -128,7 +128,9 @@ class Matcher:
             changes = [_change(row) for row in rows]
             found = await self._find(rules, changes)
             now = rows[0]["now"]
-            verdicts = [list(rules.verdicts(c, f, now, self._settings.mode)) for c, f in zip(changes, found, strict=True)]
+            verdicts = [
+                list(rules.verdicts(c, f, now, self._settings.mode)) for c, f in zip(changes, found, strict=True)
+            ]
             await _write(conn, rules, changes, verdicts)
         self._failures, self._said = 0, False
         self._batch = min(BATCH, self._batch * 2)

@@ -32,6 +32,15 @@ class State(StrEnum):
 UNFINISHED = frozenset({State.WAITING, State.SENDING, State.UNKNOWN, State.HELD})
 
 
+class Mode(StrEnum):
+    """Where messages go; `LISTENER_MODE` for the whole daemon, `mode:` for a rule. The more careful one wins."""
+
+    LIVE = "live"
+    ALLOWLIST = "allowlist"
+    REDIRECT = "redirect"
+    SHADOW = "shadow"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """One captured change. `old` is None for an insert, `new` for a delete; numbers are `Decimal`."""

@@ -81,10 +81,7 @@ async def preview(
 
 def _change(rules: RuleSet, rule: str, rows: Rows, key: str | None) -> Change:
     on = rules.rules.rules[rule].on
-    if rows.old_known and rows.old is None:
-        op = Op.INSERT
-    else:
-        op = Op.UPDATE if rows.new is not None else Op.DELETE
+    op = Op.INSERT if rows.old_known and rows.old is None else Op.UPDATE if rows.new is not None else Op.DELETE
     row = rows.new if rows.new is not None else rows.old or {}
     if key is None:
         named = [str(row[column]) for column in rules.rules.watch[on].key if row.get(column) is not None]
@@ -101,7 +98,9 @@ async def _shape(verdict: Verdict, conn: Connection | None) -> dict[str, Any]:
     for m in verdict.messages:
         ticket = m.ticket
         if ticket is None and conn is not None:
-            row = await (await conn.execute(SQL["remembered_ticket"], {"account": m.account, "thread": m.thread})).fetchone()
+            row = await (
+                await conn.execute(SQL["remembered_ticket"], {"account": m.account, "thread": m.thread})
+            ).fetchone()
             ticket = row["ticket_id"] if row else None
         messages.append(
             {

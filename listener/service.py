@@ -20,11 +20,11 @@ from listener.delivery import Delivery
 from listener.doorbell import Doorbell
 from listener.errors import ListenerError
 from listener.matching import Matcher
-from listener.model import Change
+from listener.model import Change, Mode
 from listener.queries import load
 from listener.rules import parse, read_text
 from listener.rules.ruleset import RuleSet, Verdict, compile_rules
-from listener.settings import Mode, Settings
+from listener.settings import Settings
 from listener.settling import Result
 from listener.upkeep import Upkeep
 

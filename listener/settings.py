@@ -3,22 +3,13 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from listener.errors import UsageError
+from listener.model import Mode
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
-class Mode(StrEnum):
-    """Where messages go; `LISTENER_MODE` for the whole daemon, `mode:` for a rule. The more careful one wins."""
-
-    LIVE = "live"
-    ALLOWLIST = "allowlist"
-    REDIRECT = "redirect"
-    SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,7 +102,7 @@ class _Check:
         self._arguments(node, chosen.function, *([None] if chosen.run else []))
         first = node.args[0] if node.args else None
         if node.name == "label" and isinstance(first, nodes.Const):
-            self._known("labels", str(first.value), self._labels, node.lineno)
+            self._known("set of labels", str(first.value), self._labels, node.lineno)
         if node.name == "map" and isinstance(first, nodes.Const):
             self._known("filter", str(first.value), self._filters.filters, node.lineno)
 

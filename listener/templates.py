@@ -128,10 +128,12 @@ class Environment:
             lowered = lower(tree, otherwise)
             lowered.set_environment(self._jinja)
             return self._jinja.from_string(lowered), names
+        except TemplateError:
+            raise
         except TemplateSyntaxError as error:
             hint = "a text may use if, for and set" if "unknown tag" in (error.message or "") else ""
             raise TemplateError(error.message or "it cannot be read", line=error.lineno, hint=hint) from None
-        except (RecursionError, MemoryError, SyntaxError, OverflowError):
+        except (RecursionError, MemoryError, SyntaxError, ValueError, ArithmeticError):
             raise TemplateError("nested too deeply, or a number too large", line=1) from None
 
 

@@ -45,7 +45,9 @@ def asynchronous(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         except psycopg.errors.InsufficientPrivilege as error:
             raise fail(f"the database refuses: {error.diag.message_primary}", 1) from None
         except psycopg.errors.UndefinedTable:
-            raise fail("the database has no `listener` schema of this version; run `listener db install` once", 1) from None
+            raise fail(
+                "the database has no `listener` schema of this version; run `listener db install` once", 1
+            ) from None
 
     return run
 

@@ -7,12 +7,15 @@ import click
 from listener.cli.common import asynchronous, fail, rules_option
 from listener.errors import UsageError
 from listener.logs import configure
-from listener.settings import Mode, read_settings
+from listener.model import Mode
+from listener.settings import read_settings
 
 
 @click.command()
 @click.option("--once", is_flag=True, help="Match and send all that is due, then exit.")
-@click.option("--mode", type=click.Choice([m.value for m in Mode]), help="Where messages go [LISTENER_MODE, else live].")
+@click.option(
+    "--mode", type=click.Choice([m.value for m in Mode]), help="Where messages go [LISTENER_MODE, else live]."
+)
 @rules_option
 @asynchronous
 async def run(once: bool, mode: str | None, rules_path: str | None) -> None:
@@ -49,12 +52,18 @@ async def demo(once: bool) -> None:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="Primary port; 0 takes a free one.")
-@click.option("--backup-port", type=click.IntRange(0, 65535), default=8091, show_default=True, help="The spare host's port.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="Primary port; 0 takes a free one."
+)
+@click.option(
+    "--backup-port", type=click.IntRange(0, 65535), default=8091, show_default=True, help="The spare host's port."
+)
 @click.option("--domain", default="acme", show_default=True, help="The account's domain.")
 @click.option("--token", default="demo-token", show_default=True, help="The token it asks for.")
 @click.option("--service-id", type=int, default=12, show_default=True, help="The SMS service it knows.")
-@click.option("--per-second", type=click.IntRange(min=1), default=15, show_default=True, help="Calls in any sliding second.")
+@click.option(
+    "--per-second", type=click.IntRange(min=1), default=15, show_default=True, help="Calls in any sliding second."
+)
 @asynchronous
 async def simulator(port: int, backup_port: int, domain: str, token: str, service_id: int, per_second: int) -> None:
     """The CareSoft API on this machine, for trying things out; control it under /_control/."""

@@ -28,9 +28,7 @@ async def _steps(conn: Connection, rules: RuleSet, settings: Settings) -> list[d
     todo = await migrations.pending(conn)
     rows = [{"step": "migrate", "watch": "", "what": m.name, "statement": m.text} for m in todo]
     steps = await capture.differences(conn, await service.captures(conn, rules, settings))
-    return rows + [
-        {"step": s.step.value, "watch": s.watch, "what": s.what, "statement": s.statement} for s in steps
-    ]
+    return rows + [{"step": s.step.value, "watch": s.watch, "what": s.what, "statement": s.statement} for s in steps]
 
 
 @db.command()
@@ -94,16 +92,18 @@ async def uninstall(yes: bool) -> None:
     async with await connect(settings, "db") as conn:
         waiting = await capture.waiting(conn)
         if waiting and not yes and click.get_text_stream("stdin").isatty():
-            click.confirm(f"{waiting} messages are not sent yet and would be lost. Remove everything?", abort=True, err=True)
+            click.confirm(
+                f"{waiting} messages are not sent yet and would be lost. Remove everything?", abort=True, err=True
+            )
         for what in await capture.uninstall(conn):
             click.echo(f"removed {what}", err=True)
     click.echo("removed: nothing of listener is left in this database")
 
 
-@db.command()
+@db.command(name="sql")
 @rules_option
 @asynchronous
-async def sql(rules_path: str | None) -> None:
+async def print_sql(rules_path: str | None) -> None:
     """Print the SQL that `install` would run, for a DBA to read and run."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:

@@ -9,7 +9,8 @@ from listener.cli.common import asynchronous, fail, output_option, print_json, r
 from listener.database import Connection, connect
 from listener.dbcheck import database_faults
 from listener.errors import Fault, ListenerError, OutOfReachError, RulesError
-from listener.preview import Rows, preview as judge, row_by_key, rows_of
+from listener.preview import Rows, row_by_key, rows_of
+from listener.preview import preview as judge
 from listener.rules import build, load, read, read_text
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings, read_settings
@@ -18,7 +19,9 @@ from listener.words import did_you_mean
 
 @click.command()
 @click.argument("file", required=False, type=click.Path())
-@click.option("--db", "database", is_flag=True, help="Also check tables, columns, lookups and triggers in the database.")
+@click.option(
+    "--db", "database", is_flag=True, help="Also check tables, columns, lookups and triggers in the database."
+)
 @output_option
 @asynchronous
 async def check(file: str | None, database: bool, output: str) -> None:
@@ -91,7 +94,9 @@ async def _with_database(
 
 
 def _show(verdict: dict[str, Any]) -> None:
-    click.echo(f"{verdict['rule']}: {verdict['verdict']}" + (f", because {verdict['reason']}" if verdict["reason"] else ""))
+    click.echo(
+        f"{verdict['rule']}: {verdict['verdict']}" + (f", because {verdict['reason']}" if verdict["reason"] else "")
+    )
     for message in verdict["messages"]:
         click.echo("")
         for name in ("to", "text", "parts", "encoding", "ticket_id", "thread", "due_at"):

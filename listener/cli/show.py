@@ -19,14 +19,18 @@ _SINCE = {"m": "minutes", "h": "hours", "d": "days"}
 @click.command()
 @click.option("--rule", help="Only messages of this rule.")
 @click.option("--watch", help="Only messages of this watch.")
-@click.option("--state", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state; may be given often.")
+@click.option(
+    "--state", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state; may be given often."
+)
 @click.option("--key", help="Only messages about this order, account ...")
 @click.option("--thread", help="Only messages of this thread.")
 @click.option("--account", help="Only messages of this CareSoft account.")
 @click.option("--phone", help="Only messages to this phone, in any form.")
 @click.option("--ticket", type=int, help="Only messages on this ticket.")
 @click.option("--since", help="Only messages made since so long: 30m, 6h, 7d.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most so many, newest first.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most so many, newest first."
+)
 @click.option("--reveal", is_flag=True, help="Show whole phone numbers.")
 @output_option
 @asynchronous
@@ -94,7 +98,9 @@ async def status(output: str) -> None:
         click.echo(f"{name:17} {value}")
     for name, account in now["accounts"].items():
         rate = f"{account['rate']:g}/s" if account["rate"] else "not in the rules"
-        pause = f", PAUSED until {shown(account['paused_until'])}: {account['reason']}" if account["paused_until"] else ""
+        pause = (
+            f", PAUSED until {shown(account['paused_until'])}: {account['reason']}" if account["paused_until"] else ""
+        )
         click.echo(f"account {name:9} {rate}{pause}")
 
 

@@ -16,10 +16,7 @@ def after_quiet(moment: datetime, quiet: QuietHours | None, zone: ZoneInfo) -> d
     local = moment.astimezone(zone)
     time = local.time()
     over_midnight = quiet.end < quiet.start
-    if over_midnight:
-        inside = time >= quiet.start or time < quiet.end
-    else:
-        inside = quiet.start <= time < quiet.end
+    inside = time >= quiet.start or time < quiet.end if over_midnight else quiet.start <= time < quiet.end
     if not inside:
         return moment
     day = local.date() + timedelta(days=1 if over_midnight and time >= quiet.start else 0)

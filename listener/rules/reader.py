@@ -166,7 +166,7 @@ def _fault(error: ErrorDetails, document: Source) -> Fault | None:
 
 def _unknown_key(keys: Keys) -> tuple[str, str]:
     *above, name = keys
-    if above == ["defaults"] and name in Rule.model_fields:
+    if above == ["defaults"] and name in Rule.model_fields and name != "name":
         return f"`{name}` has no place in defaults", "write it in each rule"
     return f"unknown key {written(str(name))}", nearest(str(name), _allowed(tuple(above)))
 

@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 
 from listener import phones
 from listener.errors import RenderError
-from listener.model import Change, State
+from listener.model import Change, Mode, State
 from listener.rules.conditions import holds
 from listener.rules.quiet import after_quiet
-from listener.rules.schema import Accents, Mode, Priority, Rule, Rules, Watch
+from listener.rules.schema import Accents, Priority, Rule, Rules, Watch
 from listener.rules.snippets import parameters
 from listener.templates import Environment, Expression, Missing, Row, Text
 from listener.text import PartTable, clean, count, unaccent
@@ -112,7 +112,12 @@ class RuleSet:
 
     def only(self, rule: str) -> "RuleSet":
         """The same with one rule alone, whatever `enabled` says."""
-        return compile_rules(self.rules.model_copy(update={"rules": {rule: self.rules.rules[rule].model_copy(update={"enabled": True})}}), self.version)
+        return compile_rules(
+            self.rules.model_copy(
+                update={"rules": {rule: self.rules.rules[rule].model_copy(update={"enabled": True})}}
+            ),
+            self.version,
+        )
 
     def verdicts(
         self, change: Change, found: Found, now: datetime, mode: Mode = Mode.LIVE, *, old_known: bool = True

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
+from listener.model import Mode
 from listener.rules.forms import (
     CapForm,
     Column,
@@ -64,13 +65,6 @@ class Priority(StrEnum):
     URGENT = "urgent"
     NORMAL = "normal"
     BULK = "bulk"
-
-
-class Mode(StrEnum):
-    LIVE = "live"
-    SHADOW = "shadow"
-    REDIRECT = "redirect"
-    ALLOWLIST = "allowlist"
 
 
 class IfUnsure(StrEnum):

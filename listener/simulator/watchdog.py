@@ -85,7 +85,7 @@ class Watchdog:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _send(self, message: dict[str, object]) -> None:
-        assert self._process.stdin is not None  # noqa: S101  a pipe was asked for
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
 
     def _expect(self, word: str, timeout: float) -> int:
@@ -101,7 +101,7 @@ class Watchdog:
         return int(number)
 
     def _line(self, timeout: float) -> str | None:
-        assert self._process.stdout is not None  # noqa: S101  a pipe was asked for
+        assert self._process.stdout is not None
         until = time.monotonic() + timeout
         while b"\n" not in self._unread:
             if not select.select([self._process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:

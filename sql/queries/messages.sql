@@ -83,20 +83,20 @@ WITH slot AS (
 ), urgent AS (
     SELECT id, next_at - interval '10 min' AS rank FROM listener.thread
      WHERE account = %(account)s AND priority = 0 AND next_at <= clock_timestamp()
-     ORDER BY next_at LIMIT (SELECT granted FROM slot) FOR UPDATE SKIP LOCKED
+     ORDER BY next_at LIMIT coalesce((SELECT granted FROM slot), 0) FOR UPDATE SKIP LOCKED
 ), normal AS (
     SELECT id, next_at AS rank FROM listener.thread
      WHERE account = %(account)s AND priority = 1 AND next_at <= clock_timestamp()
-     ORDER BY next_at LIMIT (SELECT granted FROM slot) FOR UPDATE SKIP LOCKED
+     ORDER BY next_at LIMIT coalesce((SELECT granted FROM slot), 0) FOR UPDATE SKIP LOCKED
 ), bulk AS (
     -- Ten minutes of waiting outweigh a priority: bulk is late, and never starves.
     SELECT id, next_at + interval '10 min' AS rank FROM listener.thread
      WHERE account = %(account)s AND priority = 2 AND next_at <= clock_timestamp()
-     ORDER BY next_at LIMIT (SELECT granted FROM slot) FOR UPDATE SKIP LOCKED
+     ORDER BY next_at LIMIT coalesce((SELECT granted FROM slot), 0) FOR UPDATE SKIP LOCKED
 )
 UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
   FROM (SELECT id FROM (SELECT * FROM urgent UNION ALL SELECT * FROM normal UNION ALL SELECT * FROM bulk) AS u
-         ORDER BY rank LIMIT (SELECT granted FROM slot)) AS pick
+         ORDER BY rank LIMIT coalesce((SELECT granted FROM slot), 0)) AS pick
  WHERE t.id = pick.id;
 
 -- name: arm

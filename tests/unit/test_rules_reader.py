@@ -380,7 +380,7 @@ def test_faults_of_every_sort_are_told_together() -> None:
         ("on: orders", "on: ordres"),
         ("order_no }}", "order_no | vdn }}"),
     )
-    assert [fault.line for fault in faults(text)] == [2, 7, 15, 17]
+    assert [fault.line for fault in faults(text)] == [2, 7, 16, 18]
 
 
 def test_many_like_faults_are_cut_off_and_stay_in_the_files_order() -> None:
