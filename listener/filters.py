@@ -130,8 +130,8 @@ class Filters:
                 result = chosen.function(value, *args, **kwargs)
         except RenderError as error:
             raise RenderError(f"{label} | {name}: {error}") from None
-        except (TypeError, ValueError, ArithmeticError):
-            raise RenderError(f"{label} | {name}: it is {kind(value)} that does not go with this filter") from None
+        except (TypeError, ValueError, AttributeError, ArithmeticError):
+            raise RenderError(f"{label} | {name}: the filter cannot work with what it is given") from None
         if isinstance(result, str) and len(result) > MAX_TEXT:
             raise RenderError(f"{label} | {name}: the text is longer than {MAX_TEXT:,} characters")
         return result
@@ -171,6 +171,7 @@ class Filters:
         return words[code]
 
     def _of(self, entry: object, path: str) -> object:
+        """A column of an item, or of a row within it (`"customer.name"`)."""
         for name in path.split("."):
             entry = attribute(self._zone, entry, name, "an item")
         return entry

@@ -12,14 +12,15 @@ from typing import Any
 
 import structlog
 
-from listener import messages
+from listener import limits, messages
 from listener.database import LOST, Connection, Link
 from listener.doorbell import Doorbell, Promise
 from listener.errors import OutOfReachError, describe
 from listener.lookups import Lookups, PassingLookupError
 from listener.model import Change, Op, State
+from listener.planning import Plan, apply_limits, message_rows, plan
 from listener.queries import load
-from listener.rules.ruleset import Found, Planned, RuleSet, Verdict
+from listener.rules.ruleset import Found, RuleSet, Verdict
 from listener.settings import Settings
 from listener.waiting import wait_for_any
 
@@ -38,7 +39,6 @@ LOOK = 0.004
 LINGER = 0.1
 # a lookup that only passes for broken is tried so often before the change is given up to a person
 PATIENCE = 5
-_BACK = State.WAITING, State.HELD
 
 Notice = Callable[[Change, Sequence[Verdict]], None]
 
@@ -127,16 +127,19 @@ class Matcher:
                 return 0
             changes = [_change(row) for row in rows]
             found = await self._find(rules, changes)
-            now = rows[0]["now"]
-            verdicts = [
-                list(rules.verdicts(c, f, now, self._settings.mode)) for c, f in zip(changes, found, strict=True)
-            ]
-            await _write(conn, rules, changes, verdicts)
+            groups = await limits.open_groups(conn, rules, changes)
+            planned = plan(rules, changes, found, groups, rows[0]["now"], self._settings.mode)
+            apply_limits(rules, planned, await limits.read(conn, rules, planned))
+            try:
+                await _write(conn, rules, changes, planned)
+            except _StaleError:
+                await conn.execute("ROLLBACK")
+                return 1
         self._failures, self._said = 0, False
         self._batch = min(BATCH, self._batch * 2)
         self._on_messages()
         if self._on_change is not None:
-            for change, said in zip(changes, verdicts, strict=True):
+            for change, said in zip(changes, planned.verdicts, strict=True):
                 self._on_change(change, said)
         return len(changes)
 
@@ -156,58 +159,44 @@ class Matcher:
         return found
 
 
-def message_rows(change: Change, planned: Sequence[Planned]) -> list[dict[str, Any]]:
-    """Planned messages as rows for the statements of `sql/queries/messages.sql`."""
-    return [
-        {
-            "change_id": change.id,
-            "rule": p.rule,
-            "watch": change.watch,
-            "key": change.key,
-            "account": p.account,
-            "thread": p.thread,
-            "priority": p.priority,
-            "phone": p.phone,
-            "text": p.text,
-            "parts": p.parts,
-            "encoding": p.encoding,
-            "state": p.state,
-            "reason": p.reason,
-            "ticket_own": p.ticket,
-            "if_unsure": p.if_unsure,
-            "max_block_s": p.max_block.total_seconds(),
-            "save": p.save,
-            "due_at": p.due_at,
-            "expires_at": p.expires_at,
-        }
-        for p in planned
-    ]
-
-
-async def _write(
-    conn: Connection, rules: RuleSet, changes: Sequence[Change], verdicts: Sequence[Sequence[Verdict]]
-) -> None:
-    rows = [
-        row
-        for change, said in zip(changes, verdicts, strict=True)
-        for row in message_rows(change, [m for verdict in said for m in verdict.messages])
-    ]
-    for place, row in enumerate(rows):
-        row["place"] = place
-    queued = [row for row in rows if row["state"] in _BACK]
-    filed = [row for row in rows if row["state"] not in _BACK]
-    notes: Mapping[int, str] = {
-        c.id: f"the rules have no watch {c.watch}" for c in changes if rules.watch(c.watch) is None
-    }
-    done = {"ids": [c.id for c in changes], "noted": list(notes), "notes": list(notes.values())}
+async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan) -> None:
+    """Writes a plan and commits. Raises `_StaleError` when a message that should give way is being sent already."""
+    alive = plan.alive
+    queued = message_rows(alive)
+    filed = message_rows(row for row in plan.rows if row.state not in (State.WAITING, State.HELD))
+    touched = plan.touched | {(row["account"], row["thread"]) for row in queued}
+    made = plan.made()
+    notes = {c.id: f"the rules have no watch {c.watch}" for c in changes if rules.watch(c.watch) is None}
+    replaced = None
     async with conn.pipeline():
+        if touched:
+            await messages.lock_threads(conn, touched)
+        if plan.replaced:
+            replaced = await limits.replace(conn, plan.replaced)
         if queued:
-            await messages.queue(conn, rules.version, queued)
+            await messages.insert(conn, rules.version, queued)
+            await limits.supersede(conn, alive)
+            await limits.count(conn, {rule: n for rule, n in made.items() if rules.rules.rules[rule].brake})
+        if plan.braked:
+            await limits.pull_brake(conn, plan.braked)
         if filed:
             await messages.file(conn, rules.version, filed)
-        await conn.execute(SQL["done"], done)
+        if touched:
+            await messages.wake_threads(conn, touched)
+        await conn.execute(
+            SQL["done"], {"ids": [c.id for c in changes], "noted": list(notes), "notes": list(notes.values())}
+        )
         await conn.execute("SET LOCAL synchronous_commit = off")
+        if replaced is None:
+            await conn.execute("COMMIT")
+    if replaced is not None:
+        if replaced.rowcount != len(plan.replaced):
+            raise _StaleError
         await conn.execute("COMMIT")
+
+
+class _StaleError(Exception):
+    """A message that was to be joined with a newer change was leased meanwhile: the batch is decided anew."""
 
 
 def _change(row: Mapping[str, Any]) -> Change:

@@ -1,7 +1,7 @@
 """What the message, thread and attempt tables can be asked. Each function is one round trip on a given connection."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -51,6 +51,7 @@ async def lease(
     async with conn.pipeline():
         await conn.execute("BEGIN")
         await conn.execute(SQL["claim"], args)
+        await conn.execute(SQL["hush"], args)
         armed = await conn.execute(SQL["arm"], args)
         await conn.execute(SQL["let_go"], args)
         look = await conn.execute(SQL["next_look"], args)
@@ -115,14 +116,25 @@ async def _leases(conn: Connection, query: str, args: dict[str, Any]) -> list[Le
     ]
 
 
-async def queue(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -> None:
-    """Adds unfinished messages and puts their threads in the queue; inside the caller's transaction and pipeline."""
-    threads = {(r["account"], r["thread"]) for r in rows}
-    args = {"accounts": [a for a, _ in threads], "names": [n for _, n in threads]}
+async def lock_threads(conn: Connection, threads: Collection[tuple[str, str]]) -> None:
+    """Makes the threads (account, name) that are new and locks all, for the rest of the transaction."""
+    args = _by_name(threads)
     await conn.execute(SQL["new_threads"], args)
     await conn.execute(SQL["lock_threads_by_name"], args)
+
+
+async def insert(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds unfinished messages to threads that are locked."""
     await conn.execute(SQL["insert"], {"version": version, "rows": to_json(rows)})
-    await conn.execute(SQL["wake_threads_by_name"], args)
+
+
+async def wake_threads(conn: Connection, threads: Collection[tuple[str, str]]) -> None:
+    """Puts locked threads in the queue, or out of it, by what waits in them now."""
+    await conn.execute(SQL["wake_threads_by_name"], _by_name(threads))
+
+
+def _by_name(threads: Collection[tuple[str, str]]) -> dict[str, list[str]]:
+    return {"accounts": [account for account, _ in threads], "names": [name for _, name in threads]}
 
 
 async def file(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -> None:

@@ -411,7 +411,10 @@ def method(run: Run, value: object, name: str, label: str, /, *args: object, **k
     if not isinstance(value, str):
         raise RenderError(f"{label} is {kind(value)} and has no {name}()")
     run.spend(CALL + size(value))
-    return METHODS[name](value, *map(plain, args), **kwargs)
+    try:
+        return METHODS[name](value, *map(plain, args), **kwargs)
+    except (TypeError, ValueError):
+        raise RenderError(f"{label}.{name}(...) is given something it cannot work with") from None
 
 
 def operators(zone: ZoneInfo) -> dict[str, Callable[..., object]]:

@@ -180,12 +180,13 @@ def _find_names(node: nodes.Node, local: set[str], found: set[tuple[str, ...]]) 
             local |= _targets(node.target)
             return
         case nodes.If():
-            _find_names(node.test, local, found)
             # Set on one way only, a name may still mean the outer one afterwards.
             ways = []
-            for way in (node.body, node.elif_, node.else_):
+            for test, body in (*((branch.test, branch.body) for branch in (node, *node.elif_)), (None, node.else_)):
+                if test is not None:
+                    _find_names(test, local, found)
                 ways.append(set(local))
-                for child in way:
+                for child in body:
                     _find_names(child, ways[-1], found)
             local |= set.intersection(*ways)
             return

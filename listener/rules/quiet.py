@@ -21,3 +21,15 @@ def after_quiet(moment: datetime, quiet: QuietHours | None, zone: ZoneInfo) -> d
         return moment
     day = local.date() + timedelta(days=1 if over_midnight and time >= quiet.start else 0)
     return datetime.combine(day, quiet.end, tzinfo=zone)
+
+
+def next_quiet(
+    moment: datetime, quiet: QuietHours | None, zone: ZoneInfo
+) -> tuple[datetime, datetime] | tuple[None, None]:
+    """Beginning and end of the first quiet hours after `moment`, which is in none."""
+    if quiet is None:
+        return None, None
+    local = moment.astimezone(zone)
+    day = local.date() + timedelta(days=1 if local.time() >= quiet.start else 0)
+    begin = datetime.combine(day, quiet.start, tzinfo=zone)
+    return begin, after_quiet(begin, quiet, zone)

@@ -5,16 +5,18 @@ A `RuleSet` is built whole from `Rules`; nothing in it changes afterwards.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from listener import phones
 from listener.errors import RenderError
-from listener.model import Change, Mode, State
+from listener.model import Change, Mode, Op, State
+from listener.rules.approved import is_approved
 from listener.rules.conditions import holds
-from listener.rules.quiet import after_quiet
+from listener.rules.quiet import after_quiet, next_quiet
 from listener.rules.schema import Accents, Priority, Rule, Rules, Watch
 from listener.rules.snippets import parameters
 from listener.templates import Environment, Expression, Missing, Row, Text
@@ -28,6 +30,7 @@ _PRIORITIES = {Priority.URGENT: 0, Priority.NORMAL: 1, Priority.BULK: 2}
 _CAREFUL = [Mode.LIVE, Mode.ALLOWLIST, Mode.REDIRECT, Mode.SHADOW]
 
 Found = Mapping[str, Row | Missing]
+_NO_GROUPS: "Mapping[str, Group]" = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +52,36 @@ class Planned:
     expires_at: datetime | None = None
     if_unsure: str = "hold"
     max_block: timedelta = timedelta(minutes=10)
+    # the next quiet hours after `due_at`: a message that is late must not be sent in them
+    quiet_at: datetime | None = None
+    quiet_until: datetime | None = None
+    # what a newer change of the same thing is compared with, while this waits
+    group: "Group | None" = None
     # the row's values for the parameters of `ticket.save`
     save: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Changes of one thing that become one message (`coalesce`): the row and the time at which they began."""
+
+    old: Mapping[str, Any] | None
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one rule says to one change: messages, or the reason why there are none."""
+    """What one rule says to one change: messages, or the reason why there are none.
+
+    With a rule that coalesces, `group` is what its messages go on with, and `replaces` says that whatever waits of
+    the group so far gives way to this verdict.
+    """
 
     rule: str
     messages: tuple[Planned, ...] = ()
     reason: str | None = None
+    group: Group | None = None
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +97,8 @@ class CompiledRule:
     ticket_id: Expression | None = None
     thread: Expression | None = None
     save_parameters: tuple[str, ...] = ()
+    # the columns by which a row is back to where it began
+    watched: tuple[str, ...] = ()
 
     @property
     def names(self) -> frozenset[tuple[str, ...]]:
@@ -119,11 +143,23 @@ class RuleSet:
             self.version,
         )
 
+    def coalescing(self, watch: str) -> tuple[str, ...]:
+        """The rules of a watch that join changes close together."""
+        return tuple(c.rule.name for c in self.by_watch.get(watch, ()) if c.rule.coalesce is not None)
+
     def verdicts(
-        self, change: Change, found: Found, now: datetime, mode: Mode = Mode.LIVE, *, old_known: bool = True
+        self,
+        change: Change,
+        found: Found,
+        now: datetime,
+        mode: Mode = Mode.LIVE,
+        *,
+        groups: Mapping[str, Group] = _NO_GROUPS,
+        old_known: bool = True,
     ) -> Iterator[Verdict]:
         """What each rule of the change's watch says, in the file's order. Never raises for what a change holds.
 
+        `groups` are the open groups of this very key, by rule.
         With `old_known` False the row before is not known, and is taken to have been such that the rule applies.
         """
         unknown_old = Missing("the row before the change is not known here")
@@ -142,7 +178,11 @@ class RuleSet:
             if group is not None and group in taken:
                 yield Verdict(rule=compiled.rule.name, reason=f"an earlier rule of the group {group} has answered")
                 continue
-            verdict = judge(compiled, change, names, now, mode, old_known=old_known)
+            open_group = groups.get(compiled.rule.name)
+            if compiled.rule.coalesce is None:
+                verdict = judge(compiled, change, names, now, mode, old_known=old_known)
+            else:
+                verdict = _joined(compiled, change, names, now, mode, open_group)
             if verdict.messages and group is not None:
                 taken.add(group)
             yield verdict
@@ -175,6 +215,7 @@ def compile_rules(rules: Rules, version: int = 0) -> RuleSet:
                 ticket_id=expression(ticket.id if ticket else None),
                 thread=expression(ticket.thread if ticket else None),
                 save_parameters=parameters(ticket.save) if ticket and ticket.save else (),
+                watched=tuple(rule.change) or rules.watch[rule.on].columns,
             )
         )
     return RuleSet(rules=rules, version=version, by_watch={name: tuple(found) for name, found in by_watch.items()})
@@ -204,6 +245,36 @@ def judge(
         return Verdict(rule=rule.name, messages=plan.messages())
     except RenderError as error:
         return Verdict(rule=rule.name, messages=(_rejected(rule, _short(thread), str(error)),))
+
+
+def _joined(
+    compiled: CompiledRule, change: Change, names: Mapping[str, Any], now: datetime, mode: Mode, group: Group | None
+) -> Verdict:
+    """A rule that coalesces judges the net change since its group began; back to where it began is silence."""
+    coalesce = compiled.rule.coalesce
+    assert coalesce is not None
+    if group is not None:
+        if _back_again(group.old, change.new, compiled.watched):
+            return Verdict(rule=compiled.rule.name, reason="back to where it began: nothing to tell", replaces=True)
+        change = replace(change, old=group.old, op=Op.UPDATE if group.old is not None else Op.INSERT)
+        names = {**names, "old": Row(group.old, "old") if group.old is not None else None, "op": change.op.value}
+    verdict = judge(compiled, change, names, now, mode)
+    begun = group or Group(old=change.old, since=change.at)
+    wait_until = min(now + coalesce.wait, max(begun.since, now - coalesce.max_wait) + coalesce.max_wait)
+    quiet = compiled.rule.quiet_hours
+    messages = tuple(
+        replace(m, due_at=after_quiet(max(wait_until, m.due_at or now), quiet, compiled.zone), group=begun)
+        if m.state is State.WAITING
+        else m
+        for m in verdict.messages
+    )
+    return replace(verdict, messages=messages, group=begun if messages else None, replaces=group is not None)
+
+
+def _back_again(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, columns: tuple[str, ...]) -> bool:
+    if old is None or new is None:
+        return old is new
+    return all(old.get(column) == new.get(column) for column in columns)
 
 
 class _Plan:
@@ -253,6 +324,8 @@ class _Plan:
             return f"the text is too long: {len(text)} characters, CareSoft takes {MAX_CHARACTERS}"
         if parts > self.rule.max_parts:
             return f"the text is too long: {parts} parts, the rule allows {self.rule.max_parts}"
+        if self.rule.approved and not is_approved(text, self.rule.approved):
+            return "the text is none of the rule's approved wordings"
         return None
 
     def _ticket(self) -> int | None:
@@ -299,7 +372,16 @@ class _Plan:
         if due_at >= expires_at:
             why = "too old: the change is longer ago than `expires`"
             return Planned(**common, phone=phone, state=State.EXPIRED, reason=why, due_at=due_at, expires_at=expires_at)
-        return Planned(**common, phone=phone, state=State.WAITING, due_at=due_at, expires_at=expires_at)
+        quiet_at, quiet_until = next_quiet(due_at, quiet, self.compiled.zone)
+        return Planned(
+            **common,
+            phone=phone,
+            state=State.WAITING,
+            due_at=due_at,
+            expires_at=expires_at,
+            quiet_at=quiet_at,
+            quiet_until=quiet_until,
+        )
 
     def _allowed(self) -> frozenset[str]:
         numbers = (phones.normalise(text) for text in self.rule.allowlist)

@@ -87,7 +87,27 @@ CREATE TABLE listener.thread (
 CREATE INDEX thread_due ON listener.thread (account, priority, next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX thread_leased ON listener.thread (lease) WHERE lease IS NOT NULL;
 
+-- Phones that must never be sent to.
+CREATE TABLE listener.suppression (
+    phone  text PRIMARY KEY,
+    reason text NOT NULL,
+    at     timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 CREATE SEQUENCE listener.message_id;
+
+-- How many messages each rule made in each minute, and whether its brake holds: until a person releases it.
+CREATE TABLE listener.rule_minute (
+    rule   text NOT NULL,
+    minute timestamptz NOT NULL,
+    n      integer NOT NULL,
+    PRIMARY KEY (rule, minute)
+) WITH (fillfactor = 70);
+CREATE TABLE listener.brake (
+    rule    text PRIMARY KEY,
+    since   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    reason  text NOT NULL
+);
 
 -- An SMS that is not finished.
 CREATE TABLE listener.message (
@@ -121,6 +141,11 @@ CREATE TABLE listener.message (
     unsure        integer NOT NULL DEFAULT 0,
     -- row values for `ticket.save`
     save          jsonb,
+    -- of a message that may still be joined with newer changes: the row and the time at which they began
+    joins         jsonb,
+    -- the next quiet hours after it is due: late, it waits until they are over
+    quiet_at      timestamptz,
+    quiet_until   timestamptz,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- its place in the thread; moves only when it has blocked the thread for max_block
     order_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -137,6 +162,8 @@ CREATE UNIQUE INDEX message_once ON listener.message (change_id, rule, phone);
 CREATE INDEX message_queue ON listener.message (thread_id, order_at, id) WHERE state = 'waiting';
 CREATE UNIQUE INDEX message_one_sending ON listener.message (thread_id) WHERE state = 'sending';
 CREATE INDEX message_lease_end ON listener.message (lease_until) WHERE state = 'sending';
+CREATE INDEX message_joins ON listener.message (rule, key) WHERE state = 'waiting' AND joins IS NOT NULL;
+CREATE INDEX message_phone ON listener.message (phone, id);
 CREATE INDEX message_expiry ON listener.message (expires_at) WHERE state = 'waiting';
 
 -- The message that is next in a thread. Inlined by the planner, so that it costs what its one index probe costs.

@@ -13,15 +13,16 @@ SELECT t.id FROM listener.thread t
 -- name: insert
 -- Unfinished messages of one batch, from a JSON array of rows in the order of their changes.
 INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
-                              text, parts, encoding, state, reason, ticket_own, if_unsure, max_block, save,
-                              order_at, due_at, expires_at)
+                              text, parts, encoding, state, reason, ticket_own, if_unsure, max_block, save, joins,
+                              order_at, due_at, expires_at, quiet_at, quiet_until)
 SELECT m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, t.id, m.thread, m.priority, m.phone, m.text, m.parts,
-       m.encoding, m.state, m.reason, m.ticket_own, m.if_unsure, make_interval(secs => m.max_block_s), m.save,
-       greatest(m.due_at, now()), greatest(m.due_at, now()), m.expires_at
+       m.encoding, m.state, m.reason, m.ticket_own, m.if_unsure, make_interval(secs => m.max_block_s), m.save, m.joins,
+       greatest(m.due_at, now()), greatest(m.due_at, now()), m.expires_at, m.quiet_at, m.quiet_until
   FROM jsonb_to_recordset(%(rows)s::jsonb) AS m(
            place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
            phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint,
-           if_unsure text, max_block_s float8, save jsonb, due_at timestamptz, expires_at timestamptz)
+           if_unsure text, max_block_s float8, save jsonb, joins jsonb, due_at timestamptz, expires_at timestamptz,
+           quiet_at timestamptz, quiet_until timestamptz)
   JOIN listener.thread t ON t.account = m.account AND t.name = m.thread
  ORDER BY m.place
 ON CONFLICT (change_id, rule, phone) DO NOTHING;
@@ -41,11 +42,12 @@ SELECT nextval('listener.message_id'), m.change_id, m.rule, %(version)s, m.watch
 -- Puts each thread that is not leased in the queue, by its first waiting message.
 UPDATE listener.thread t
    SET next_at = w.next_at, priority = w.priority
-  FROM (SELECT t.id, h.priority,
-               greatest(h.due_at, CASE WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL THEN t.ticket_wait_until END) AS next_at
+  FROM (SELECT t.id, coalesce(h.priority, t.priority) AS priority,
+               CASE WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL THEN greatest(h.due_at, t.ticket_wait_until)
+                    ELSE h.due_at END AS next_at
           FROM (SELECT DISTINCT * FROM unnest(%(accounts)s::text[], %(names)s::text[])) AS n(account, name)
           JOIN listener.thread t ON t.account = n.account AND t.name = n.name
-         CROSS JOIN LATERAL listener.head(t.id) AS h) AS w
+          LEFT JOIN LATERAL listener.head(t.id) AS h ON true) AS w
  WHERE t.id = w.id AND t.lease IS NULL
    AND (t.next_at IS DISTINCT FROM w.next_at OR t.priority <> w.priority);
 
@@ -99,6 +101,16 @@ UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
          ORDER BY rank LIMIT coalesce((SELECT granted FROM slot), 0)) AS pick
  WHERE t.id = pick.id;
 
+-- name: hush
+-- Late messages at the head of claimed threads that would fall into quiet hours wait until these are over.
+UPDATE listener.message m
+   SET due_at = greatest(m.due_at, m.quiet_until), order_at = greatest(m.order_at, m.quiet_until),
+       quiet_at = m.quiet_at + n.days * interval '1 day', quiet_until = m.quiet_until + n.days * interval '1 day'
+  FROM listener.thread t CROSS JOIN LATERAL listener.head(t.id) AS h,
+       LATERAL (SELECT greatest(1, ceil(extract(epoch FROM clock_timestamp() - x.quiet_until) / 86400)) AS days
+                  FROM listener.message x WHERE x.id = h.id) AS n
+ WHERE t.lease = %(lease)s AND m.id = h.id AND m.quiet_at <= clock_timestamp();
+
 -- name: arm
 -- The first message of each claimed thread gets its permit: one row of attempt, one request.
 WITH armed AS (
@@ -109,6 +121,7 @@ WITH armed AS (
       FROM listener.thread t CROSS JOIN LATERAL listener.head(t.id) AS h
      WHERE t.lease = %(lease)s AND m.id = h.id AND m.state = 'waiting'
        AND m.due_at <= clock_timestamp() AND m.expires_at > clock_timestamp()
+       AND (m.quiet_at IS NULL OR m.quiet_at > clock_timestamp())
     RETURNING m.id, m.permits, m.thread_id, m.account, m.rule, m.phone, m.text, m.ticket_sent
 ), permit AS (
     INSERT INTO listener.attempt (message_id, n, leased_at, lease, replica, ticket_sent)
@@ -228,7 +241,8 @@ UPDATE listener.thread t
        ticket_id = k.ticket_id,
        ticket_wait_until = k.wait_until,
        next_at = CASE WHEN t.lease <> k.lease THEN NULL
-                      ELSE greatest(k.due_at, CASE WHEN k.ticket_id IS NULL AND k.ticket_own IS NULL THEN k.wait_until END) END,
+                      WHEN k.ticket_id IS NULL AND k.ticket_own IS NULL AND k.due_at IS NOT NULL THEN greatest(k.due_at, k.wait_until)
+                      ELSE k.due_at END,
        priority = coalesce(k.priority, t.priority)
   FROM (SELECT r.thread_id, r.lease, h.due_at, h.priority, h.ticket_own,
                CASE WHEN r.ticket_refused AND x.ticket_id = r.ticket_sent THEN NULL

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from listener.errors import ListenerError, RenderError
 from listener.sandbox import MAX_ITEMS, MAX_TEXT
-from listener.templates import MAX_SOURCE, Environment, Missing, Row, TemplateError
+from listener.templates import MAX_SOURCE, Environment, Missing, Row, TemplateError, Text
 
 ENV = Environment(
     labels={"order_status": {"confirmed": "đã xác nhận", "shipped": "đang giao", "1": "một"}},
@@ -125,20 +125,20 @@ def test_text(source: str, want: str) -> None:
         ("(new.balance * 0.1) == 9000", True),
         ("0.1 * 3 == 0.3", True),
         ("new.big * 10 + 0.01 - new.big * 10 == 0.01", True),
-        ("1 / 3 * 3 | round(20) == 1", True),
+        ("(1 / 3 * 3) | round(20) == 1", True),
         ("customer.phone", "0980000000"),
         ("not customer.phone is none", True),
         ("customer.phone2 is none and customer.phone2 == none", True),
-        ("nobody is none, nobody == none, not nobody", [True, True, True]),
+        ("[nobody is none, nobody == none, not nobody]", [True, True, True]),
         ("'ok' if nobody else 'no'", "no"),
         ("customer.phone if op == 'insert'", None),
         ("new.note", None),
         ("new.status in ['shipped', 'x'] and 'hip' in new.status and 2 in new.items", True),
         ("new.status not in ('shipped',)", False),
-        ("1 < 2 < 3, 1 < 2 > 3", [True, False]),
+        ("[1 < 2 < 3, 1 < 2 > 3]", [True, False]),
         ("old.balance > new.balance and new.balance >= 90000", True),
-        ("new.code is odd, new.code is even, new.code is integer, 7 is divisibleby 7", [True, False, True, True]),
-        ("x is defined, new is mapping, 'a' is string, new.code is number", [False, True, True, True]),
+        ("[new.code is odd, new.code is even, new.code is integer, 7 is divisibleby 7]", [True, False, True, True]),
+        ("[x is defined, new is mapping, 'a' is string, new.code is number]", [False, True, True, True]),
         ("new.balance + new.code - 1 == new.balance", True),
         ("+1 - -1", Decimal(2)),
         ("new.status == 1", False),
@@ -176,7 +176,10 @@ def test_times_are_local() -> None:
         ("{{ x.a }}{% set x = new.b %}{{ x.c }}", {("x", "a"), ("new", "b")}),
         ("{% if op %}{% set x = 1 %}{% endif %}{{ x.a }}", {("op",), ("x", "a")}),
         ("{% if op %}{% set x = 1 %}{% else %}{% set x = 2 %}{% endif %}{{ x.a }}", {("op",)}),
-        ("{% if op %}{% set x = 1 %}{% elif key %}{% else %}{% set x = 2 %}{% endif %}{{ x }}", {("op",), ("key",), ("x",)}),
+        ("{% if op %}{% set x = 1 %}{% elif key %}{% else %}{% set x = 2 %}{% endif %}{{ x }}",
+         {("op",), ("key",), ("x",)}),
+        ("{% if op %}{% set x = 1 %}{% elif key %}{% set x = 2 %}{% else %}{% set x = 3 %}{% endif %}{{ x }}",
+         {("op",), ("key",)}),
         ("{% set x = new %}{{ x.balance }}", {("new",)}),
         ("{% for i in range(new.n) %}{{ i }}{% endfor %}", {("new", "n")}),
         ("{{ 'a' if new.a is divisibleby new.b else [new.c, -new.d][new.e:new.f] }}",
@@ -243,7 +246,8 @@ def test_refused_when_compiled(source: str, line: int, message: str, hint: str) 
     "statement",
     [
         "{% macro m() %}{% endmacro %}", "{% include 'x' %}", "{% import 'x' as y %}", "{% from 'x' import y %}",
-        "{% extends 'x' %}", "{% block b %}{% endblock %}", "{% call x() %}{% endcall %}", "{% with a = 1 %}{% endwith %}",
+        "{% extends 'x' %}", "{% block b %}{% endblock %}", "{% call x() %}{% endcall %}",
+        "{% with a = 1 %}{% endwith %}",
         "{% filter upper %}{% endfilter %}", "{% autoescape true %}{% endautoescape %}", "{% do x %}", "{% break %}",
         "{% set x.y = 1 %}",
     ],
@@ -294,11 +298,16 @@ def test_an_expression_is_one_expression(source: str) -> None:
         ("{{ new.items[9] }}", "new.items has only 3 items"),
         ("{{ [] | first }}", "a value | first: it is empty"),
         ("{{ new.items | sort(attribute='x') }}", "an item is a number and has no"),
+        ("{{ new.items | join(1) }}", "new.items | join: a separator is a text"),
+        ("{{ new.items | sort(attribute=1) }}", "new.items | sort: the filter cannot work with what it is given"),
+        ("{{ 'a'.split('') }}", "a value.split(...) is given something it cannot work with"),
+        ("{{ [1, 'a'] | sort }}", "a value | sort: the filter cannot work with what it is given"),
+        ("{{ [new.items] }}", "a list cannot hold lists"),
         ("{{ true + 1 }}", "a value is true or false, not a number"),
     ],
 )
 def test_reason_when_rendered(source: str, reason: str) -> None:
-    assert failing(source).startswith(reason)
+    assert reason in failing(source)
 
 
 def test_errors_do_not_quote_values() -> None:
@@ -466,26 +475,28 @@ def test_nothing_runs_away(source: str) -> None:
         compiled = ENV.compile_text(source)
     except TemplateError:
         return
-    outcomes = []
-    tracemalloc.start()
-    try:
-        for _ in range(2):
-            with pytest.raises(RenderError) as caught:
-                print(len(compiled.render(names)))
-            outcomes.append(str(caught.value))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert outcomes[0] == outcomes[1]
-    # What is in the row is not the template's doing; what it makes of it stays within a megabyte.
-    assert peak < 1_000_000
-    spent = []
+    outcomes, spent = [], []
     for _ in range(3):
         begin = time.process_time()
-        with pytest.raises(RenderError):
-            compiled.render(names)
+        outcomes.append(outcome(compiled, names))
         spent.append(time.process_time() - begin)
+    assert len(set(outcomes)) == 1
     assert min(spent) < 0.1
+    tracemalloc.start()
+    outcome(compiled, names)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def outcome(compiled: Text, names: dict[str, object]) -> str:
+    """What came out of it: a reason, or a text that is no longer than any may be."""
+    try:
+        rendered = compiled.render(names)
+    except RenderError as error:
+        return str(error)
+    assert len(rendered) <= MAX_TEXT
+    return rendered
 
 
 def test_ordinary_work_is_within_the_bounds() -> None:
