@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, LiteralString
 
-from listener import queries, service
+from listener import installation, queries
 from listener.database import Connection, connect
 from listener.model import Change
 from listener.phones import mask_phone
@@ -89,7 +89,7 @@ async def stage(say: Say) -> AsyncIterator[Stage]:
             settings = Settings(database_url=dsn, rules=rules_file, caresoft_url=gateway.url)
             async with await connect(settings, "demo") as conn:
                 await conn.execute(queries.read("demo/erp.sql").encode())
-                await service.install(conn, compile_rules(parse(text, "rules.yaml")), settings)
+                await installation.install(conn, compile_rules(parse(text, "rules.yaml")), settings)
                 say(f"sample ERP with listener beside it; CareSoft simulator on {gateway.url}")
                 show = Stage(settings=settings, erp=conn, gateway=gateway, observer=_narrator(say), say=say)
                 try:

@@ -15,11 +15,12 @@ import structlog
 from listener import limits, messages
 from listener.database import LOST, Connection, Link
 from listener.doorbell import Doorbell, Promise
-from listener.errors import OutOfReachError, describe
-from listener.lookups import Lookups, PassingLookupError
+from listener.errors import ListenerError, describe
+from listener.lookups import Lookups
 from listener.model import Change, Op, State
 from listener.planning import Plan, apply_limits, message_rows, plan
 from listener.queries import load
+from listener.rulebook import Rulebook
 from listener.rules.ruleset import Found, RuleSet, Verdict
 from listener.settings import Settings
 from listener.waiting import wait_for_any
@@ -44,18 +45,18 @@ Notice = Callable[[Change, Sequence[Verdict]], None]
 
 
 class Matcher:
-    """Matches the outbox against the rules that `rules()` returns; several may run, one works at a time."""
+    """Matches the outbox against the rules in force; several may run, one works at a time."""
 
     def __init__(
         self,
         settings: Settings,
-        rules: Callable[[], RuleSet],
+        book: Rulebook,
         doorbell: Doorbell,
         on_messages: Callable[[], None],
         on_change: Notice | None = None,
     ) -> None:
         self._settings = settings
-        self._rules = rules
+        self._book = book
         self._doorbell = doorbell
         self._on_messages = on_messages
         self._on_change = on_change
@@ -75,7 +76,7 @@ class Matcher:
         while not stopping.is_set():
             try:
                 await self._watch(stopping)
-            except (*LOST, OutOfReachError, PassingLookupError) as error:
+            except (*LOST, ListenerError) as error:
                 self._failures += 1
                 self._batch = max(1, self._batch // 4)
                 if not self._said:
@@ -114,7 +115,7 @@ class Matcher:
 
     async def look(self) -> int:
         """Matches one batch; the number of changes, 0 also when another replica is at it."""
-        rules = self._rules()
+        rules = self._book.current
         async with self._link.use(30.0) as conn:
             async with conn.pipeline():
                 await conn.execute("BEGIN")
@@ -122,8 +123,13 @@ class Matcher:
                 taken = await conn.execute(SQL["take"], {"limit": self._batch})
             lock = await mine.fetchone()
             rows = await taken.fetchall()
-            if not lock or not lock["mine"] or not rows:
+            assert lock is not None
+            newer = lock["version"] if lock["version"] != rules.version else None
+            if not lock["mine"] or not rows or newer is not None:
                 await conn.execute("ROLLBACK")
+                if newer is not None and rows:
+                    await self._book.follow(newer)
+                    return 1
                 return 0
             changes = [_change(row) for row in rows]
             found = await self._find(rules, changes)

@@ -59,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the database knows: messages so far by (rule, phone), by rule, brakes that hold, phones never to be sent to."""
+    """What the database knows: messages so far by (rule, phone) and by rule, brakes that hold, phones on the list."""
 
     sent_to: Mapping[tuple[str, str], int] = field(default_factory=dict)
     made: Mapping[str, int] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from listener.errors import OutOfReachError, describe
 from listener.lookups import as_text
 from listener.model import Unknown
 from listener.queries import load
-from listener.rules.ruleset import RuleSet
+from listener.rulebook import Rulebook
 from listener.settings import Settings
 from listener.settling import Result
 from listener.waiting import wait_for_any
@@ -31,11 +31,9 @@ _PARTITIONS = 3600.0
 class Upkeep:
     """Every replica does all of it; what two do at once is done once."""
 
-    def __init__(
-        self, settings: Settings, replica: UUID, rules: Callable[[], RuleSet], give: Callable[[Result], None]
-    ) -> None:
+    def __init__(self, settings: Settings, replica: UUID, book: Rulebook, give: Callable[[Result], None]) -> None:
         self._replica = replica
-        self._rules = rules
+        self._book = book
         self._give = give
         self._link = Link(settings, "upkeep", lock_timeout="1s")
         self._said = False
@@ -83,7 +81,7 @@ class Upkeep:
                 await self._save_ticket(conn, row)
 
     async def _save_ticket(self, conn: Connection, row: dict[str, Any]) -> None:
-        rule = self._rules().rules.rules.get(row["rule"])
+        rule = self._book.current.rules.rules.get(row["rule"])
         statement = rule.ticket.save if rule is not None and rule.ticket is not None else None
         try:
             if statement is not None:

@@ -25,7 +25,7 @@ async def run(once: bool, mode: str | None, rules_path: str | None) -> None:
     settings = read_settings(rules=rules_path, mode=Mode(mode) if mode else None)
     configure(settings.log)
     daemon = Service(settings=settings)
-    stop_on_signals(daemon.stopping)
+    stop_on_signals(daemon.stopping, daemon.reload)
     stopped = await daemon.run(once=once)
     if once and stopped:
         raise fail(f"{stopped} threads have messages that a pause keeps from being sent; see `listener status`", 1)

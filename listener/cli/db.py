@@ -2,7 +2,7 @@
 
 import click
 
-from listener import capture, migrations, service
+from listener import capture, installation, migrations
 from listener.cli.common import asynchronous, fail, output_option, print_json, rules_option
 from listener.database import Connection, connect
 from listener.rules import read
@@ -27,7 +27,7 @@ async def _steps(conn: Connection, rules: RuleSet, settings: Settings) -> list[d
     """Migrations and differences as rows: what `install` would do, in its order."""
     todo = await migrations.pending(conn)
     rows = [{"step": "migrate", "watch": "", "what": m.name, "statement": m.text} for m in todo]
-    steps = await capture.differences(conn, await service.captures(conn, rules, settings))
+    steps = await capture.differences(conn, await installation.captures(conn, rules, settings))
     return rows + [{"step": s.step.value, "watch": s.watch, "what": s.what, "statement": s.statement} for s in steps]
 
 
@@ -56,7 +56,7 @@ async def install(rules_path: str | None) -> None:
     """Bring schema and triggers to what the rules want; doing it again does nothing."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
-        await service.install(conn, rules, settings, lambda line: click.echo(line, err=True))
+        await installation.install(conn, rules, settings, lambda line: click.echo(line, err=True))
     click.echo("installed: the database is as the rules want it")
 
 
@@ -108,7 +108,7 @@ async def print_sql(rules_path: str | None) -> None:
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
         todo = await migrations.pending(conn)
-        steps = await capture.differences(conn, await service.captures(conn, rules, settings))
+        steps = await capture.differences(conn, await installation.captures(conn, rules, settings))
     click.echo("BEGIN;")
     click.echo(migrations.script(todo))
     for step in steps:

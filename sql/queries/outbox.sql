@@ -1,6 +1,6 @@
 -- name: lock
 -- One matcher at a time; the lock ends with its transaction, so a dead or frozen matcher is replaced in seconds.
-SELECT pg_try_advisory_xact_lock(7466382154) AS mine;
+SELECT pg_try_advisory_xact_lock(7466382154) AS mine, (SELECT rules_version FROM listener.fleet) AS version;
 
 -- name: take
 -- The oldest changes, if this transaction holds the matcher's lock.

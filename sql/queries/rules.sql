@@ -16,3 +16,15 @@ UPDATE listener.fleet SET rules_version = %(version)s, faults = '[]',
 
 -- name: broken
 UPDATE listener.fleet SET faults = %(faults)s::jsonb;
+
+-- name: fleet
+SELECT rules_version FROM listener.fleet;
+
+-- name: source
+SELECT source FROM listener.rules WHERE version = %(version)s;
+
+-- name: in_use
+-- The text in force, the number of a text if it was ever in force, and whether other replicas are at work.
+SELECT f.rules_version AS version, r.source, (SELECT k.version FROM listener.rules k WHERE k.sha256 = %(sha256)s) AS known,
+       EXISTS (SELECT FROM listener.replica WHERE seen_at > clock_timestamp() - interval '30 s') AS others
+  FROM listener.fleet f LEFT JOIN listener.rules r ON r.version = f.rules_version;

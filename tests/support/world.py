@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, LiteralString
 
-from listener import service
+from listener import installation
 from listener.database import Connection, connect
 from listener.rules import parse
 from listener.rules.ruleset import compile_rules
@@ -129,7 +129,7 @@ class World:
     async def install(self) -> None:
         """Schema and triggers for the rules as they are now."""
         text = self.settings.rules.read_text(encoding="utf-8")
-        await service.install(self.db, compile_rules(parse(text, "rules.yaml")), self.settings)
+        await installation.install(self.db, compile_rules(parse(text, "rules.yaml")), self.settings)
 
     # -- the ERP
 

@@ -1,0 +1,193 @@
+"""The rules in force: one version for all replicas.
+
+The file is the truth, the database tells everybody which text of it is in force. Whoever first sees a changed file
+that is good registers it; the others follow within a second, and no change is matched by any other version. A file with
+faults changes nothing: the last good rules stay, also over a restart, and the faults are shown.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import structlog
+
+from listener import accounts, capture, migrations
+from listener.database import LOST, Connection, Link, connect
+from listener.errors import Fault, ListenerError, OutOfReachError, RulesError, describe
+from listener.installation import captures, install
+from listener.messages import to_json
+from listener.model import Mode
+from listener.queries import load
+from listener.rules import parse, read_text
+from listener.rules.ruleset import RuleSet, compile_rules
+from listener.settings import Settings
+from listener.waiting import wait_for_any
+
+log = structlog.get_logger()
+SQL = load("rules")
+
+POLL = 1.0
+
+
+class Rulebook:
+    """The rule set that this replica works by; `current` is replaced whole."""
+
+    def __init__(self, settings: Settings, current: RuleSet, seen: str) -> None:
+        self.current = current
+        self.on_change: Callable[[RuleSet], None] = lambda _: None
+        self._settings = settings
+        # digest of the file's text when it was last looked at, good or bad
+        self._seen = seen
+        self._link = Link(settings, "rules")
+        self._said = False
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def run(self, stopping: asyncio.Event, reload: asyncio.Event) -> None:
+        """Looks at the file and at the fleet once a second, and at once when `reload` is set."""
+        while not stopping.is_set():
+            await wait_for_any(stopping, reload, seconds=POLL)
+            asked = reload.is_set()
+            reload.clear()
+            try:
+                await self._look_at_file(asked=asked)
+                await self._follow_fleet()
+                self._said = False
+            except (*LOST, OutOfReachError) as error:
+                if not self._said:
+                    self._said = True
+                    log.warning("rules_not_polled", error=describe(error))
+
+    async def follow(self, version: int) -> None:
+        """Takes over the version that the fleet runs. Raises `ListenerError` when it cannot be used here."""
+        if version == self.current.version:
+            return
+        async with self._link.use() as conn:
+            row = await (await conn.execute(SQL["source"], {"version": version})).fetchone()
+            if row is None:
+                raise ListenerError(f"rules version {version} is not in the database")
+            rules = await asyncio.to_thread(_compiled, row["source"], self._settings.rules, version)
+            await self._adopt(conn, rules)
+
+    async def _follow_fleet(self) -> None:
+        async with self._link.use() as conn:
+            row = await (await conn.execute(SQL["fleet"], {})).fetchone()
+        if row and row["rules_version"] is not None:
+            await self.follow(row["rules_version"])
+
+    async def _look_at_file(self, *, asked: bool) -> None:
+        digest, source, faults = await asyncio.to_thread(_read, self._settings.rules)
+        if digest == self._seen and not asked:
+            return
+        self._seen = digest
+        try:
+            if faults:
+                raise RulesError(faults)
+            rules = await asyncio.to_thread(_compiled, source, self._settings.rules, 0)
+        except RulesError as error:
+            log.error("rules_refused", faults=len(error.faults), first=str(error.faults[0]), kept=self.current.version)
+            async with self._link.use() as conn:
+                await conn.execute(SQL["broken"], {"faults": to_json(asdict(f) for f in error.faults)})
+            return
+        async with self._link.use() as conn:
+            version = await register(conn, source)
+            await self._adopt(conn, RuleSet(rules=rules.rules, version=version, by_watch=rules.by_watch))
+
+    async def _adopt(self, conn: Connection, rules: RuleSet) -> None:
+        if rules.version == self.current.version:
+            return
+        await make_ready(conn, rules, self._settings)
+        self.current = rules
+        self.on_change(rules)
+        log.info("rules_in_force", version=rules.version, rules=len(rules.rules.rules))
+
+
+async def open_rulebook(settings: Settings) -> Rulebook:
+    """The rules to begin with, the database and accounts made fit for them.
+
+    The file wins, unless it has faults (then the last good rules go on) or other replicas run a text that is newer than
+    this file's (then this file was not updated, and they are followed). Raises `ListenerError` when there is nothing
+    good to begin with.
+    """
+    digest, source, faults = _read(settings.rules)
+    conn = await connect(settings, "start")
+    try:
+        file_rules: RuleSet | None = None
+        try:
+            if faults:
+                raise RulesError(faults)
+            file_rules = _compiled(source, settings.rules, 0)
+        except RulesError as error:
+            faults = error.faults
+        if settings.auto_install and file_rules is not None:
+            await install(conn, file_rules, settings)
+        elif await migrations.pending(conn):
+            raise (
+                ListenerError("the database has no `listener` schema of this version; run `listener db install` once")
+                if file_rules is not None
+                else RulesError(faults)
+            )
+        row = await (await conn.execute(SQL["in_use"], {"sha256": digest})).fetchone()
+        assert row is not None
+        if file_rules is None:
+            if row["source"] is None:
+                raise RulesError(faults)
+            log.error("rules_refused", faults=len(faults), first=str(faults[0]), kept=row["version"])
+            await conn.execute(SQL["broken"], {"faults": to_json(asdict(f) for f in faults)})
+        elif row["others"] and row["known"] is not None and row["known"] < row["version"]:
+            log.warning("rules_file_is_older", file=row["known"], fleet=row["version"], effect="the fleet's are used")
+        else:
+            version = await register(conn, source)
+            row = {"version": version, "source": source}
+        rules = _compiled(row["source"], settings.rules, row["version"])
+        if settings.mode is not Mode.SHADOW:
+            for name, account in rules.rules.accounts.items():
+                accounts.access(name, account)
+        await make_ready(conn, rules, settings)
+    finally:
+        await conn.close()
+    return Rulebook(settings, rules, digest)
+
+
+async def register(conn: Connection, source: str) -> int:
+    """The database's number for this text of the rules, now in force."""
+    row = await (await conn.execute(SQL["register"], {"sha256": _digest(source), "source": source})).fetchone()
+    assert row is not None
+    await conn.execute(SQL["in_force"], {"version": row["version"]})
+    return int(row["version"])
+
+
+async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> None:
+    """Rows for new accounts; triggers where that is allowed, else a word about what they lack."""
+    await accounts.add(conn, list(rules.rules.accounts))
+    try:
+        wanted = await captures(conn, rules, settings)
+        steps = await capture.differences(conn, wanted)
+        if steps and settings.auto_install:
+            await install(conn, rules, settings, lambda line: log.info("installed", what=line))
+            return
+    except ListenerError as error:
+        log.error("capture_broken", error=str(error))
+        return
+    for step in steps:
+        log.warning("capture_differs", step=step.step.value, what=step.what, cure="run `listener db install`")
+
+
+def _read(path: Path) -> tuple[str, str, list[Fault]]:
+    """Digest and text of the file, or the faults that keep it from being read."""
+    try:
+        source = read_text(path)
+    except RulesError as error:
+        return "unreadable: " + str(error), "", error.faults
+    return _digest(source), source, []
+
+
+def _compiled(source: str, path: Path, version: int) -> RuleSet:
+    return compile_rules(parse(source, str(path)), version)
+
+
+def _digest(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()
