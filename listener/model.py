@@ -1,8 +1,9 @@
 """The nouns on the way of the data, and the closed sets they are in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -57,6 +58,26 @@ class Change:
     def row(self) -> Mapping[str, Any]:
         """The row that lookups take their parameters from: the new one, for a delete the old one."""
         return self.new if self.new is not None else self.old or {}
+
+
+def key_text(columns: Sequence[str], row: Mapping[str, Any]) -> str:
+    """The key of a made-up row as the capture trigger would write it; without columns the row's first value."""
+    values = [_plain(row.get(column)) for column in columns] or [_plain(next(iter(row.values()), None))]
+    if len(values) == 1:
+        return values[0]
+    return "/".join(value.replace("\\", r"\\").replace("/", r"\/") for value in values)
+
+
+def _plain(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case Decimal():
+            return format(value, "f")
+        case _:
+            return str(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

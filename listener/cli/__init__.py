@@ -11,6 +11,8 @@ _VERBS = {
     "demo": ("daemon", "Show the whole way on a throw-away PostgreSQL and gateway."),
     "run": ("daemon", "The daemon: match changes and send messages."),
     "check": ("rules", "Validate rules.yaml; with --db also against the database."),
+    "test": ("trials", "Run the tests that stand beside the rules."),
+    "schema": ("rules", "The JSON Schema of rules.yaml, for editors."),
     "preview": ("rules", "What a rule would send for one row; never sends."),
     "db": ("db", "Schema and triggers: plan, install, verify, uninstall, sql."),
     "messages": ("show", "List messages."),

@@ -11,7 +11,7 @@ from listener.dbcheck import database_faults
 from listener.errors import Fault, ListenerError, OutOfReachError, RulesError
 from listener.preview import Rows, row_by_key, rows_of
 from listener.preview import preview as judge
-from listener.rules import build, load, read, read_text
+from listener.rules import build, load, read, read_text, schema_text
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings, read_settings
 from listener.words import did_you_mean
@@ -45,6 +45,12 @@ async def check(file: str | None, database: bool, output: str) -> None:
             click.echo(f"{settings.rules}: in order, {len(rules.rules.rules)} rules")
     if faults:
         raise fail(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}", 1)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of rules.yaml; editors complete and check by it."""
+    click.echo(schema_text(), nl=False)
 
 
 @click.command()

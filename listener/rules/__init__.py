@@ -21,6 +21,7 @@ from listener.rules.schema import (
     Ticket,
     Watch,
     json_schema,
+    schema_text,
 )
 from listener.rules.snippets import parameters
 from listener.rules.source import Source, load, read_text
@@ -53,4 +54,5 @@ __all__ = [
     "parse",
     "read",
     "read_text",
+    "schema_text",
 ]

@@ -16,11 +16,11 @@ def holds(column: str, asked: ColumnChange, change: Change, *, old_known: bool =
 
     With `old_known` False only what is asked of the new value is judged.
 
-    Raises `RenderError` when a number is asked for and the column holds none, or the column was not captured.
+    Raises `RenderError` when a number is asked for and the column holds none, or a row lacks the column.
     """
     for row in (change.old, change.new):
         if row is not None and column not in row:
-            raise RenderError(f"{column} was not captured; run `listener db install`")
+            raise RenderError(f"the row has no {column}; if the table has it, run `listener db install`")
     old = change.old[column] if change.old is not None else _ABSENT
     new = change.new[column] if change.new is not None else _ABSENT
     if old is not _ABSENT and new is not _ABSENT and same(old, new):

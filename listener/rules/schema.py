@@ -4,6 +4,7 @@ A field's default is written as the file would write it. Each description is one
 editors show them. What needs two places of the file to be judged is in `references.py`.
 """
 
+import json
 from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -450,6 +451,10 @@ def _told_by_rows(earlier: dict[str, Any]) -> Event:
 class RuleTest(_Words):
     """One made-up change and the messages that should come of it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"if": {"required": ["skipped"]}, "then": {"properties": {"expect": {"maxItems": 0}}}}
+    )
+
     name: Text = Field(description=say("What it shows.", "Bài thử này cho thấy điều gì."))
     on: Name = Field(description=say("The watch.", "Tên mục trong watch."))
     old: Maybe[Row] = Field(default=None, description=say("The row before.", "Dòng trước khi đổi."))
@@ -467,12 +472,22 @@ class RuleTest(_Words):
         ),
     )
     at: Maybe[Moment] = Field(
-        default=None, description=say("When it happens, with zone.", "Thời điểm xảy ra, có múi giờ.")
+        default=None,
+        description=say(
+            "When it happens, with zone; default 1/1/2026 12:00 in Vietnam.",
+            "Thời điểm xảy ra, có múi giờ; mặc định 12:00 ngày 1/1/2026 giờ Việt Nam.",
+        ),
     )
     expect: Annotated[tuple[Expectation, ...], BeforeValidator(few)] = Field(
         description=say("All messages; [] for none.", "Mọi tin nhắn; [] là không có tin nào.")
     )
-    skipped: Maybe[Text] = Field(default=None, description=say("Why it is not run.", "Lý do tạm không chạy."))
+    skipped: Maybe[Text] = Field(
+        default=None,
+        description=say(
+            "With `expect: []`: words that the reason for no message must contain.",
+            "Dùng với `expect: []`: các từ phải có trong lý do không gửi tin.",
+        ),
+    )
 
     @model_validator(mode="after")
     def _has_its_rows(self) -> "RuleTest":
@@ -483,6 +498,8 @@ class RuleTest(_Words):
             raise refuse(
                 f"the rows do not fit op: {self.op}", "insert has new, update old and new, delete old", child="op"
             )
+        if self.skipped is not None and self.expect:
+            raise refuse("`skipped` says why there is no message, but one is expected", "remove one", child="skipped")
         return self
 
 
@@ -519,6 +536,11 @@ def json_schema() -> dict[str, Any]:
     schema = Rules.model_json_schema(by_alias=True)
     _tidy(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "rules.yaml of listener"}
+
+
+def schema_text() -> str:
+    """The JSON Schema as `listener schema` prints it and as it is shipped beside this package."""
+    return json.dumps(json_schema(), ensure_ascii=False, indent=2) + "\n"
 
 
 def _tidy(node: Any) -> None:

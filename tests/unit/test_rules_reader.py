@@ -10,14 +10,17 @@ from typing import Any
 
 import jsonschema
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 
+import listener.rules
+from listener.cli import main
 from listener.errors import Fault, RulesError
+from listener.model import Mode
 from listener.rules import (
     Accents,
     Cap,
     Event,
-    Mode,
     Parts,
     Priority,
     Rate,
@@ -398,6 +401,14 @@ def test_the_example_agrees_with_its_schema() -> None:
         jsonschema.validate(load(text, "f").data, schema, jsonschema.Draft202012Validator)
 
 
+def test_the_shipped_schema_is_the_printed_one() -> None:
+    """Editors take the file; `listener schema > listener/rules.schema.json` makes it anew."""
+    shipped = Path(listener.rules.__file__).parent.parent / "rules.schema.json"
+    printed = CliRunner().invoke(main, ["schema"])
+    assert printed.exit_code == 0
+    assert printed.stdout == shipped.read_text(encoding="utf-8")
+
+
 def test_the_schema_is_json_and_speaks_both_languages() -> None:
     schema = json_schema()
     assert json.loads(json.dumps(schema)) == schema
@@ -409,7 +420,8 @@ def test_the_schema_is_json_and_speaks_both_languages() -> None:
             return []
         properties = node.get("properties", {})
         told = [name for name, value in properties.items() if " / " not in value.get("description", "")]
-        return told + [name for value in node.values() for name in bare(value)]
+        # what `if` adds to a word is described where the word is
+        return told + [name for key, value in node.items() if key != "then" for name in bare(value)]
 
     assert bare(schema) == []
     assert "name" not in schema["$defs"]["Rule"]["properties"]
@@ -479,6 +491,20 @@ STRUCTURE: dict[str, Edit] = {
     "a test": lambda d: d.update(tests=[{"name": "x", "on": "orders", "new": {"a": None}, "expect": []}]),
     "a test without expect": lambda d: d.update(tests=[{"name": "x", "on": "orders", "new": {"a": 1}}]),
     "a test with a list": lambda d: d.update(tests=[{"name": "x", "on": "orders", "new": {"a": []}, "expect": []}]),
+    "a test with a reason": lambda d: d.update(
+        tests=[{"name": "x", "on": "orders", "new": {}, "expect": [], "skipped": "y"}]
+    ),
+    "a test with a reason and a message": lambda d: d.update(
+        tests=[
+            {
+                "name": "x",
+                "on": "orders",
+                "new": {},
+                "expect": [{"rule": "shipped", "to": "0980000000", "text": "x"}],
+                "skipped": "y",
+            }
+        ]
+    ),
     "a test without a zone": lambda d: d.update(
         tests=[{"name": "x", "on": "orders", "new": {}, "expect": [], "at": "2026-11-22T10:00:00"}]
     ),
