@@ -29,6 +29,7 @@ log = structlog.get_logger()
 SQL = load("rules")
 
 POLL = 1.0
+_INSTALL = "run `listener db install`"
 
 
 class Rulebook:
@@ -40,6 +41,8 @@ class Rulebook:
         self._settings = settings
         # digest of the file's text when it was last looked at, good or bad
         self._seen = seen
+        # good rules whose triggers are not there yet
+        self._candidate: RuleSet | None = None
         self._link = Link(settings, "rules")
         self._said = False
 
@@ -69,8 +72,7 @@ class Rulebook:
             row = await (await conn.execute(SQL["source"], {"version": version})).fetchone()
             if row is None:
                 raise ListenerError(f"rules version {version} is not in the database")
-            rules = await asyncio.to_thread(_compiled, row["source"], self._settings.rules, version)
-            await self._adopt(conn, rules)
+        self._adopt(await asyncio.to_thread(_compiled, row["source"], self._settings.rules, version))
 
     async def _follow_fleet(self) -> None:
         async with self._link.use() as conn:
@@ -80,26 +82,38 @@ class Rulebook:
 
     async def _look_at_file(self, *, asked: bool) -> None:
         digest, source, faults = await asyncio.to_thread(_read, self._settings.rules)
-        if digest == self._seen and not asked:
+        if digest == self._seen and not asked and self._candidate is None:
             return
-        self._seen = digest
+        fresh, self._seen = digest != self._seen or asked, digest
         try:
-            if faults:
-                raise RulesError(faults)
-            rules = await asyncio.to_thread(_compiled, source, self._settings.rules, 0)
+            if fresh:
+                self._candidate = None
+                if faults:
+                    raise RulesError(faults)
+                self._candidate = await asyncio.to_thread(_compiled, source, self._settings.rules, 0)
+            if self._candidate is not None:
+                await self._bring_into_force(self._candidate, source)
         except RulesError as error:
-            log.error("rules_refused", faults=len(error.faults), first=str(error.faults[0]), kept=self.current.version)
-            async with self._link.use() as conn:
-                await conn.execute(SQL["broken"], {"faults": to_json(asdict(f) for f in error.faults)})
-            return
-        async with self._link.use() as conn:
-            version = await register(conn, source)
-            await self._adopt(conn, RuleSet(rules=rules.rules, version=version, by_watch=rules.by_watch))
+            if fresh:
+                log.error(
+                    "rules_refused", faults=len(error.faults), first=str(error.faults[0]), kept=self.current.version
+                )
+                async with self._link.use() as conn:
+                    await conn.execute(SQL["broken"], {"faults": to_json(asdict(f) for f in error.faults)})
 
-    async def _adopt(self, conn: Connection, rules: RuleSet) -> None:
+    async def _bring_into_force(self, rules: RuleSet, source: str) -> None:
+        """Only once every trigger captures what these rules need; until then it is tried at every look."""
+        async with self._link.use() as conn:
+            if lacking := await make_ready(conn, rules, self._settings):
+                file = str(self._settings.rules)
+                raise RulesError([Fault(file=file, line=1, col=1, message=w, hint=_INSTALL) for w in lacking])
+            version = await register(conn, source)
+        self._candidate = None
+        self._adopt(RuleSet(rules=rules.rules, version=version, by_watch=rules.by_watch))
+
+    def _adopt(self, rules: RuleSet) -> None:
         if rules.version == self.current.version:
             return
-        await make_ready(conn, rules, self._settings)
         self.current = rules
         self.on_change(rules)
         log.info("rules_in_force", version=rules.version, rules=len(rules.rules.rules))
@@ -146,7 +160,8 @@ async def open_rulebook(settings: Settings) -> Rulebook:
         if settings.mode is not Mode.SHADOW:
             for name, account in rules.rules.accounts.items():
                 accounts.access(name, account)
-        await make_ready(conn, rules, settings)
+        for lack in await make_ready(conn, rules, settings):
+            log.error("capture_differs", what=lack, cure=_INSTALL)
     finally:
         await conn.close()
     return Rulebook(settings, rules, digest)
@@ -160,20 +175,16 @@ async def register(conn: Connection, source: str) -> int:
     return int(row["version"])
 
 
-async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> None:
-    """Rows for new accounts; triggers where that is allowed, else a word about what they lack."""
+async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> list[str]:
+    """Rows for new accounts; triggers where that is allowed. Returns what capture still lacks, in words."""
     await accounts.add(conn, list(rules.rules.accounts))
     try:
-        wanted = await captures(conn, rules, settings)
-        steps = await capture.differences(conn, wanted)
-        if steps and settings.auto_install:
+        if settings.auto_install:
             await install(conn, rules, settings, lambda line: log.info("installed", what=line))
-            return
+        steps = await capture.differences(conn, await captures(conn, rules, settings))
     except ListenerError as error:
-        log.error("capture_broken", error=str(error))
-        return
-    for step in steps:
-        log.warning("capture_differs", step=step.step.value, what=step.what, cure="run `listener db install`")
+        return str(error).splitlines()
+    return [f"{s.what} is not as these rules need it" for s in steps if s.step is not capture.Step.DROP]
 
 
 def _read(path: Path) -> tuple[str, str, list[Fault]]:

@@ -51,6 +51,10 @@ class Cap:
     count: int
     per: timedelta
 
+    def __str__(self) -> str:
+        units = {timedelta(days=1): "day", timedelta(hours=1): "h", timedelta(minutes=1): "min", timedelta(seconds=1): "s"}
+        return f"{self.count}/{units.get(self.per, self.per)}"
+
 
 def refuse(message: str, hint: str = "", child: str = "") -> PydanticCustomError:
     """A refusal for people: never holds the value itself. `child` is the key inside a mapping that it is about."""

@@ -87,13 +87,6 @@ CREATE TABLE listener.thread (
 CREATE INDEX thread_due ON listener.thread (account, priority, next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX thread_leased ON listener.thread (lease) WHERE lease IS NOT NULL;
 
--- Phones that must never be sent to.
-CREATE TABLE listener.suppression (
-    phone  text PRIMARY KEY,
-    reason text NOT NULL,
-    at     timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-
 CREATE SEQUENCE listener.message_id;
 
 -- How many messages each rule made in each minute, and whether its brake holds: until a person releases it.

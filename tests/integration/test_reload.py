@@ -1,0 +1,107 @@
+"""Reload: whole or not at all, one version for all replicas, the last good rules kept."""
+
+import asyncio
+
+import pytest
+
+from listener.errors import RulesError
+from tests.support.world import World, open_world, rules_text
+
+OTHER = rules_text().replace('"{{ new.body }}"', '"new: {{ new.body }}"')
+BROKEN = rules_text().replace('"{{ new.body }}"', '"{{ new.body"')
+
+
+async def in_force(world: World, version: int) -> None:
+    await world.until("SELECT rules_version = %s FROM listener.fleet", version, seconds=5)
+
+
+async def test_a_changed_file_is_live_in_all_replicas_within_three_seconds(database: str) -> None:
+    async with open_world(database) as world, world.service() as one, world.service() as two:
+        await world.note("a", "first")
+        await world.settled()
+        world.use_rules(OTHER)
+        await in_force(world, 2)
+        # From here on no replica may match by the old version, whichever of them is at it.
+        for number in range(20):
+            await world.note("b", f"message {number}")
+            await asyncio.sleep(0.01)
+        await world.settled()
+        assert world.arrived() == ["first", *(f"new: message {n}" for n in range(20))]
+        assert {m["rules_version"] for m in (await world.messages())[1:]} == {2}
+        assert one is not two
+
+
+async def test_a_broken_file_changes_nothing_and_is_loud(database: str) -> None:
+    async with open_world(database) as world, world.service() as service:
+        world.use_rules(BROKEN)
+        await world.until("SELECT faults <> '[]' FROM listener.fleet", seconds=5)
+        await world.note("a", "first")
+        await world.settled()
+        assert world.arrived() == ["first"]
+        faults = (await world.one("SELECT faults FROM listener.fleet"))["faults"]
+        assert faults[0]["line"] == BROKEN[: BROKEN.index('"{{ new.body"')].count("\n") + 1
+        # Mended, also by going back to the very text in force, the fault is gone.
+        world.use_rules(rules_text())
+        service.reload.set()
+        await world.until("SELECT faults = '[]' AND rules_version = 1 FROM listener.fleet", seconds=5)
+
+
+async def test_the_last_good_rules_go_on_after_a_restart_with_a_broken_file(database: str) -> None:
+    async with open_world(database) as world:
+        await world.once()
+        world.use_rules(BROKEN)
+        await world.note("a", "first")
+        await world.once()
+        assert world.arrived() == ["first"]
+        world.settings.rules.unlink()
+        await world.note("a", "second")
+        await world.once()
+        assert world.arrived() == ["first", "second"]
+
+
+async def test_a_broken_file_at_the_very_first_start_is_refused_with_all_faults(database: str) -> None:
+    async with open_world(database) as world:
+        world.use_rules(BROKEN)
+        with pytest.raises(RulesError) as refused:
+            await world.once()
+        assert refused.value.faults
+
+
+async def test_a_replica_with_an_older_file_follows_the_fleet(database: str) -> None:
+    async with open_world(database) as world, world.service():
+        world.use_rules(OTHER)
+        await in_force(world, 2)
+        older = world.folder / "older.yaml"
+        older.write_text(rules_text().replace("TOKEN_FILE", str(world.token_file)), encoding="utf-8")
+        async with world.service(rules=older):
+            await world.note("a", "first")
+            await world.settled()
+            assert world.arrived() == ["new: first"]
+            assert (await world.one("SELECT rules_version FROM listener.fleet"))["rules_version"] == 2
+
+
+WIDER = rules_text().replace('"{{ new.body }}"', '"{{ new.body }} {{ new.id }}"')
+
+
+async def test_rules_that_need_another_column_wait_for_the_install(database: str) -> None:
+    async with open_world(database) as world, world.service():
+        world.use_rules(WIDER)
+        await world.until("SELECT faults <> '[]' FROM listener.fleet", seconds=5)
+        faults = (await world.one("SELECT faults FROM listener.fleet"))["faults"]
+        assert "capture_note" in faults[0]["message"] and "db install" in faults[0]["hint"]
+        await world.note("a", "first")
+        await world.settled()
+        await world.install()
+        await in_force(world, 2)
+        await world.note("a", "second")
+        await world.settled()
+        assert world.arrived() == ["first", "second 2"]
+
+
+async def test_rules_that_need_another_column_install_it_where_allowed(database: str) -> None:
+    async with open_world(database) as world, world.service(auto_install=True):
+        world.use_rules(WIDER)
+        await in_force(world, 2)
+        await world.note("a", "first")
+        await world.settled()
+        assert world.arrived() == ["first 1"]

@@ -1,0 +1,283 @@
+"""The words that keep customers' trust, through a real daemon: coalesce, supersedes, quiet hours, cap, brake, modes."""
+
+import asyncio
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from tests.support.world import World, open_world
+
+VIETNAM = ZoneInfo("Asia/Ho_Chi_Minh")
+SCHEMA = """
+CREATE TABLE public.stock (item text PRIMARY KEY, amount numeric NOT NULL, note text, phone text DEFAULT '0980000000')
+"""
+RULES = """
+version: 1
+accounts:
+  main: {domain: acme, token_file: TOKEN_FILE, service_id: 12, rate: 500/s}
+watch:
+  stock: {table: public.stock, columns: [amount, note], events: [insert, update]}
+rules:
+"""
+
+
+def rule(body: str, name: str = "told") -> str:
+    """A rule that tells the amount, with more keys."""
+    return f"""
+  {name}:
+    on: stock
+    to: new.phone
+    text: "{name} {{{{ key }}}} {{{{ new.amount }}}}"
+    {body}
+"""
+
+
+async def set_amount(world: World, item: str, amount: int) -> None:
+    await world.db.execute(
+        """INSERT INTO public.stock (item, amount) VALUES (%s, %s)
+           ON CONFLICT (item) DO UPDATE SET amount = excluded.amount""",
+        [item, amount],
+    )
+
+
+async def reasons(world: World) -> dict[str, list[str]]:
+    """Reasons by state."""
+    found: dict[str, list[str]] = {}
+    for row in await world.messages():
+        found.setdefault(row["state"], []).append(row["reason"] or "")
+    return found
+
+
+async def test_many_changes_close_together_are_one_message_with_the_last_value(database: str) -> None:
+    async with open_world(database, rules=RULES + rule("coalesce: {wait: 1s, max_wait: 60s}"), schema=SCHEMA) as world:
+        await set_amount(world, "A", 0)
+        async with world.service():
+            await world.settled()
+            before = len(world.arrived())
+            for amount in range(1, 101):
+                await set_amount(world, "A", amount)
+            await world.settled()
+        assert world.arrived()[before:] == ["told A 100"]
+        assert len((await reasons(world))["superseded"]) == 99
+
+
+async def test_changes_of_a_batch_join_those_that_wait_already(database: str) -> None:
+    async with open_world(
+        database, rules=RULES + rule("coalesce: {wait: 1h}\n    expires: 2h"), schema=SCHEMA
+    ) as world:
+        await set_amount(world, "A", 5)
+        assert await world.once() == 0
+        for amount in (6, 7, 8):
+            await set_amount(world, "A", amount)
+        await set_amount(world, "B", 1)
+        await world.once()
+        assert {m["text"]: m["state"] for m in await world.messages() if m["state"] == "waiting"} == {
+            "told A 8": "waiting",
+            "told B 1": "waiting",
+        }
+        thread = await world.one(
+            "SELECT next_at > now() + interval '50 min' AS later FROM listener.thread WHERE name = 'stock:A'"
+        )
+        assert thread["later"]
+
+
+async def test_back_to_where_it_began_is_silence_and_says_so(database: str) -> None:
+    async with open_world(
+        database, rules=RULES + rule("coalesce: {wait: 1h}\n    expires: 2h"), schema=SCHEMA
+    ) as world:
+        await world.db.execute("ALTER TABLE public.stock DISABLE TRIGGER USER")
+        await set_amount(world, "A", 5)
+        await world.db.execute("ALTER TABLE public.stock ENABLE TRIGGER USER")
+        await set_amount(world, "A", 9)
+        await world.once()
+        await set_amount(world, "A", 5)
+        await world.once()
+        assert await reasons(world) == {"superseded": ["back to where it began: nothing to tell"]}
+        thread = await world.one("SELECT next_at FROM listener.thread")
+        assert thread["next_at"] is None
+
+
+async def test_a_coalesced_condition_is_judged_on_the_net_change(database: str) -> None:
+    body = "change: {amount: {crosses_below: 100}}\n    coalesce: {wait: 1h}\n    expires: 2h"
+    async with open_world(database, rules=RULES + rule(body), schema=SCHEMA) as world:
+        for amount in (150, 90, 120):
+            await set_amount(world, "A", amount)
+        for amount in (150, 130, 80):
+            await set_amount(world, "B", amount)
+        await world.once()
+        assert {m["text"]: m["state"] for m in await world.messages()} == {
+            "told A 90": "superseded",
+            "told B 80": "waiting",
+        }
+
+
+async def test_a_group_lasts_no_longer_than_max_wait(database: str) -> None:
+    rules = RULES + rule("coalesce: {wait: 10s, max_wait: 30s}")
+    async with open_world(database, rules=rules, schema=SCHEMA) as world:
+        await set_amount(world, "A", 1)
+        await world.once()
+        await world.db.execute(
+            """UPDATE listener.message SET joins = jsonb_set(joins, '{since}', to_jsonb(now() - interval '25 s'))"""
+        )
+        await set_amount(world, "A", 2)
+        await world.once()
+        row = await world.one(
+            """SELECT extract(epoch FROM due_at - clock_timestamp()) AS s, joins FROM listener.message"""
+        )
+        assert 0 < row["s"] <= 5.1
+
+
+async def test_a_message_on_its_way_is_not_joined_but_followed(database: str) -> None:
+    async with open_world(database, rules=RULES + rule("coalesce: {wait: 1s}"), schema=SCHEMA) as world:
+        await set_amount(world, "A", 1)
+        await world.once()
+        await world.db.execute("UPDATE listener.message SET state = 'sending', lease = 7, lease_until = 'infinity'")
+        await set_amount(world, "A", 2)
+        await world.once()
+        assert {m["text"]: m["state"] for m in await world.messages()} == {"told A 1": "sending", "told A 2": "waiting"}
+
+
+async def test_a_newer_message_supersedes_unsent_ones_of_other_rules(database: str) -> None:
+    rules = (
+        RULES
+        + rule("change: {amount: {to: 1}}\n    quiet_hours: {from: 00:00, to: 23:59}\n    expires: 3d", "reminder")
+        + rule("change: {amount: {to: 2}}\n    supersedes: [reminder]", "paid")
+    )
+    async with open_world(database, rules=rules, schema=SCHEMA) as world:
+        for item, amount in (("A", 1), ("B", 1), ("A", 2)):
+            await set_amount(world, item, amount)
+        await world.once()
+        states = await world.states()
+        # Between 23:59 and 24:00 there is no quiet, and the reminders go out.
+        assert states["paid A 2"] == "accepted"
+        assert (states["reminder A 1"], states["reminder B 1"]) in [
+            ("superseded", "waiting"),
+            ("superseded", "accepted"),
+        ]
+
+
+async def test_quiet_hours_hold_also_what_is_late(database: str) -> None:
+    now = datetime.now(VIETNAM)
+    soon, end = now + timedelta(hours=2), now + timedelta(hours=5)
+    body = f"quiet_hours: {{from: {soon:%H:%M}, to: {end:%H:%M}}}\n    expires: 2d"
+    async with open_world(database, rules=RULES + rule(body), schema=SCHEMA) as world:
+        world.gateway.block(60)
+        await set_amount(world, "A", 1)
+        await world.once()
+        row = await world.one("SELECT state, quiet_at, quiet_until FROM listener.message")
+        assert row["state"] == "waiting"
+        assert row["quiet_at"] == soon.replace(second=0, microsecond=0)
+        assert row["quiet_until"] == end.replace(second=0, microsecond=0)
+        # The pause ends in the middle of the quiet hours.
+        world.gateway.block(0)
+        await world.db.execute(
+            """UPDATE listener.account SET paused_until = NULL, pause_kind = NULL, streak = 0;
+               UPDATE listener.message SET quiet_at = now() - interval '1 h', quiet_until = now() + interval '1 h'"""
+        )
+        await world.once()
+        row = await world.one(
+            """SELECT state, due_at > now() + interval '59 min' AS held, quiet_at > now() + interval '22 h' AS tomorrow
+                 FROM listener.message"""
+        )
+        assert row == {"state": "waiting", "held": True, "tomorrow": True}
+        assert world.arrived() == []
+        # The quiet is over.
+        await world.db.execute("UPDATE listener.message SET due_at = now(); UPDATE listener.thread SET next_at = now()")
+        await world.once()
+        assert world.arrived() == ["told A 1"]
+
+
+async def test_a_cap_is_per_phone_and_time(database: str) -> None:
+    async with open_world(database, rules=RULES + rule("cap: 2/day"), schema=SCHEMA) as world:
+        for item in "ABC":
+            await set_amount(world, item, 1)
+        await world.once()
+        await set_amount(world, "D", 1)
+        await world.db.execute("INSERT INTO public.stock (item, amount, phone) VALUES ('E', 1, '0912345678')")
+        await world.once()
+        assert world.arrived() == ["told A 1", "told B 1", "told E 1"]
+        assert (await reasons(world))["suppressed"] == ["cap: this phone has had 2/day of this rule"] * 2
+
+
+async def test_a_brake_holds_the_rule_alone_until_a_person_releases_it(database: str) -> None:
+    rules = RULES + rule("brake: 3/h") + rule("", "other")
+    async with open_world(database, rules=rules, schema=SCHEMA) as world:
+        for item in "ABCDE":
+            await set_amount(world, item, 1)
+        await world.once()
+        await set_amount(world, "F", 1)
+        await world.once()
+        states = await world.states()
+        assert [states[f"told {item} 1"] for item in "ABCDEF"] == ["accepted"] * 3 + ["held"] * 3
+        assert [states[f"other {item} 1"] for item in "ABCDEF"] == ["accepted"] * 6
+        assert (await world.one("SELECT rule FROM listener.brake"))["rule"] == "told"
+
+
+async def test_a_phone_on_the_suppression_list_gets_nothing(database: str) -> None:
+    async with open_world(database, rules=RULES + rule(""), schema=SCHEMA) as world:
+        await world.db.execute(
+            "INSERT INTO listener.suppression (phone, reason, who) VALUES ('0980000000', 'asked', 'test')"
+        )
+        await set_amount(world, "A", 1)
+        await world.once()
+        assert await world.states() == {"told A 1": "suppressed"}
+        assert world.arrived() == []
+
+
+async def test_modes_send_where_they_say(database: str) -> None:
+    rules = (
+        RULES
+        + rule("mode: shadow", "shadow")
+        + rule('mode: redirect\n    redirect_to: "0912345678"', "redirected")
+        + rule('mode: allowlist\n    allowlist: ["0912345678"]', "listed")
+    )
+    async with open_world(database, rules=rules, schema=SCHEMA) as world:
+        await set_amount(world, "A", 1)
+        await world.db.execute("INSERT INTO public.stock (item, amount, phone) VALUES ('B', 1, '0912 345 678')")
+        await world.once()
+        sent = sorted((entry.content, entry.phone) for entry in world.gateway.state.ledger)
+        assert sent == [
+            ("listed B 1", "0912345678"),
+            ("redirected A 1", "0912345678"),
+            ("redirected B 1", "0912345678"),
+        ]
+        assert await world.states() == {
+            "shadow A 1": "shadow",
+            "shadow B 1": "shadow",
+            "redirected A 1": "accepted",
+            "redirected B 1": "accepted",
+            "listed A 1": "suppressed",
+            "listed B 1": "accepted",
+        }
+
+
+async def test_only_approved_wordings_go(database: str) -> None:
+    body = 'approved: ["told {ma} {so}"]'
+    async with open_world(database, rules=RULES + rule(body) + rule(body, "other"), schema=SCHEMA) as world:
+        await set_amount(world, "A", 1)
+        await world.once()
+        assert await world.states() == {"told A 1": "accepted", "other A 1": "rejected"}
+
+
+async def test_a_thousand_changes_at_once_with_three_replicas_are_one_message(database: str) -> None:
+    async with open_world(database, rules=RULES + rule("coalesce: {wait: 2s, max_wait: 60s}"), schema=SCHEMA) as world:
+        await world.db.execute("ALTER TABLE public.stock DISABLE TRIGGER USER")
+        await set_amount(world, "A", 0)
+        await world.db.execute("ALTER TABLE public.stock ENABLE TRIGGER USER")
+
+        async def write(number: int) -> None:
+            for _ in range(50):
+                await connections[number].execute("UPDATE public.stock SET amount = amount + 1 WHERE item = 'A'")
+
+        import psycopg
+
+        connections = [
+            await psycopg.AsyncConnection.connect(world.settings.database_url, autocommit=True) for _ in range(20)
+        ]
+        try:
+            async with world.service(), world.service(), world.service():
+                await asyncio.gather(*(write(n) for n in range(20)))
+                await world.settled()
+        finally:
+            for conn in connections:
+                await conn.close()
+        assert world.arrived() == ["told A 1000"]
