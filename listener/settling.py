@@ -136,7 +136,7 @@ async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[
         async with conn.pipeline():
             # Lock, then look: the statements below see whatever a matcher added before it let go of these threads.
             await conn.execute(SQL["lock_threads"], args)
-            for name in ("record", "finish", "put_back", "free_threads"):
+            for name in ("record", "finish", "finish_late", "put_back", "free_threads"):
                 await conn.execute(SQL[name], args)
         await _account_effects(conn, results, uniform)
 

@@ -1,5 +1,9 @@
 -- name: add
-INSERT INTO listener.account (name) SELECT unnest(%(names)s::text[]) ON CONFLICT DO NOTHING;
+INSERT INTO listener.account (name, stopped_until, stopped_reason)
+SELECT n.name, p.until, p.reason
+  FROM unnest(%(names)s::text[]) AS n(name)
+  LEFT JOIN LATERAL listener.account_stop(n.name) AS p ON true
+ON CONFLICT DO NOTHING;
 
 -- name: pause
 -- Stops an account for everyone, for at least so many seconds. Only a refusal of a request that began after the last
@@ -38,6 +42,8 @@ UPDATE listener.account SET paused_until = clock_timestamp()
  WHERE name = %(account)s AND streak > 0 AND paused_at <= %(leased_at)s;
 
 -- name: all
-SELECT name, CASE WHEN streak > 0 OR paused_until > clock_timestamp() THEN paused_until END AS paused_until,
-       pause_kind, pause_reason, streak
+SELECT name, streak, pause_kind,
+       CASE WHEN stopped_until > clock_timestamp() THEN greatest(stopped_until, paused_until)
+            WHEN streak > 0 OR paused_until > clock_timestamp() THEN paused_until END AS paused_until,
+       CASE WHEN stopped_until > clock_timestamp() THEN stopped_reason ELSE pause_reason END AS pause_reason
   FROM listener.account ORDER BY name;

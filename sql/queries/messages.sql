@@ -76,6 +76,7 @@ WITH slot AS (
      WHERE a.name = s.name
        AND s.base <= clock_timestamp()
        AND (a.paused_until IS NULL OR a.paused_until <= clock_timestamp() OR a.paused_until > clock_timestamp() + interval '1 day')
+       AND (a.stopped_until IS NULL OR a.stopped_until <= clock_timestamp())
        AND EXISTS (SELECT FROM listener.thread t WHERE t.account = %(account)s AND t.priority = 0 AND t.next_at <= clock_timestamp()
                    UNION ALL
                    SELECT FROM listener.thread t WHERE t.account = %(account)s AND t.priority = 1 AND t.next_at <= clock_timestamp()
@@ -143,6 +144,7 @@ UPDATE listener.thread t
 SELECT greatest(0, extract(epoch FROM greatest(
            CASE WHEN %(interval)s::float8 > 0 AND a.next_slot < clock_timestamp() + interval '1 min' THEN a.next_slot END,
            CASE WHEN a.paused_until < clock_timestamp() + interval '1 day' THEN a.paused_until END,
+           a.stopped_until,
            clock_timestamp()) - clock_timestamp()))::float8 AS slot_in,
        extract(epoch FROM w.next_at - clock_timestamp())::float8 AS due_in
   FROM listener.account a,
@@ -152,8 +154,8 @@ SELECT greatest(0, extract(epoch FROM greatest(
  WHERE a.name = %(account)s;
 
 -- name: due
-SELECT count(*) FILTER (WHERE a.paused_until IS NULL OR a.paused_until <= clock_timestamp()) AS sendable,
-       count(*) FILTER (WHERE a.paused_until > clock_timestamp()) AS stopped
+SELECT count(*) FILTER (WHERE (greatest(a.paused_until, a.stopped_until) > clock_timestamp()) IS NOT TRUE) AS sendable,
+       count(*) FILTER (WHERE greatest(a.paused_until, a.stopped_until) > clock_timestamp()) AS stopped
   FROM listener.thread t JOIN listener.account a ON a.name = t.account
  WHERE t.next_at <= clock_timestamp();
 
@@ -191,8 +193,10 @@ UPDATE listener.attempt a
 WITH gone AS (
     DELETE FROM listener.message m
      USING jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, lease bigint, state text, reason text, ticket_received bigint)
-     WHERE m.id = r.id AND m.lease = r.lease AND ((r.state = 'accepted' AND m.state IN ('sending', 'unknown', 'waiting'))
-            OR (r.state = 'rejected' AND m.state IN ('sending', 'unknown')
+     WHERE m.id = r.id
+           -- an answer about any permit proves it, also after a person asked for another one
+       AND ((r.state = 'accepted' AND (m.lease = r.lease OR m.state <> 'sending'))
+            OR (r.state = 'rejected' AND m.lease = r.lease AND m.state IN ('sending', 'unknown')
                 AND m.unsure = CASE m.state WHEN 'unknown' THEN 1 ELSE 0 END))
     RETURNING m.*, r.state AS new_state, r.reason AS new_reason, r.ticket_received
 ), kept AS (
@@ -209,6 +213,14 @@ INSERT INTO listener.ticket_save (message_id, rule, ticket_id, params)
 SELECT id, rule, ticket_received, save FROM gone
  WHERE new_state = 'accepted' AND save IS NOT NULL AND ticket_received IS NOT NULL AND ticket_received IS DISTINCT FROM ticket_own
 ON CONFLICT DO NOTHING;
+
+-- name: finish_late
+-- What a person gave up meanwhile, and was sent after all.
+UPDATE listener.finished f
+   SET state = 'accepted', ticket_id = r.ticket_received, reason = concat_ws('; ', 'sent after all', r.reason, f.reason)
+  FROM jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, state text, reason text, ticket_received bigint)
+ WHERE f.id = r.id AND r.state = 'accepted' AND f.state IN ('cancelled', 'expired', 'rejected')
+   AND f.settled_at > now() - interval '1 day';
 
 -- name: put_back
 -- Messages that stay: to be tried again, or unknown. A retry keeps its place in the thread for max_block, then queues anew.

@@ -1,0 +1,187 @@
+"""A person's pauses: of everything, an account, a rule, a phone; and the audit of what people do by hand.
+
+When `pause` returns, nothing that it stops is begun any more; what was on its way then is settled as usual. Accounts
+are stopped on their own row, which taking permits locks anyway; messages of a rule or phone are put to `held`, and a
+trigger keeps others of them from waiting, so that taking permits asks nobody.
+"""
+
+import getpass
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from listener import accounts, phones
+from listener.database import Connection
+from listener.errors import ListenerError
+from listener.queries import load
+from listener.words import did_you_mean
+
+SQL = load("interventions")
+_NUMBER = re.compile(r"\+?\d(?:[\d .-]{6,})\d")
+
+
+class Scope(StrEnum):
+    """What a pause stops."""
+
+    ALL = "all"
+    ACCOUNT = "account"
+    RULE = "rule"
+    PHONE = "phone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One scope and, but for `all`, which account, rule or phone (`0` and nine digits)."""
+
+    scope: Scope
+    value: str = ""
+
+    def __str__(self) -> str:
+        """For people and the audit; a phone masked."""
+        match self.scope:
+            case Scope.ALL:
+                return "everything"
+            case Scope.PHONE:
+                return f"phone {phones.mask_phone(self.value)}"
+            case _:
+                return f"{self.scope.value} {self.value}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A pause that holds now; `until` None means until somebody resumes."""
+
+    target: Target
+    reason: str
+    until: datetime | None
+    since: datetime
+    who: str
+
+
+async def who(conn: Connection) -> str:
+    """The user of the operating system and the database's role, as the audit names them."""
+    row = await (await conn.execute(SQL["who"], {})).fetchone()
+    assert row is not None
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}/{row['role']}"
+
+
+async def audit(conn: Connection, by: str, verb: str, what: Mapping[str, Any], count: int, reason: str | None) -> None:
+    """One row in the record of what people did; `what` holds no whole phone, and in `reason` long numbers are masked."""
+    args = {"who": by, "verb": verb, "what": json.dumps(what), "count": count, "reason": mask_numbers(reason)}
+    await conn.execute(SQL["audit"], args)
+
+
+def mask_numbers(text: str | None) -> str | None:
+    """A person's own words without whole phone numbers."""
+    return _NUMBER.sub(lambda m: phones.mask_phone(re.sub(r"\D", "", m[0])), text) if text is not None else None
+
+
+async def known(conn: Connection, target: Target, rules: Mapping[str, object] | None) -> None:
+    """Raises `ListenerError` for an account or rule that does not exist; `rules` are those in force, None if unknown."""
+    if target.scope is Scope.ACCOUNT:
+        names = [row["name"] for row in await accounts.all_accounts(conn)]
+    elif target.scope is Scope.RULE and rules is not None:
+        names = list(rules)
+    else:
+        return
+    if target.value not in names:
+        raise ListenerError(f"there is no {target}{did_you_mean(target.value, names)}")
+
+
+async def pause(conn: Connection, target: Target, *, reason: str, until: datetime | None, by: str) -> int:
+    """Stops `target`, or changes why and until when it is stopped; returns how many messages are held by it."""
+    args: dict[str, Any] = {"target": target.scope, "value": target.value, "reason": mask_numbers(reason)}
+    async with conn.transaction():
+        await conn.execute(SQL["my_turn"], {})
+        held = 0
+        if target.scope in (Scope.RULE, Scope.PHONE):
+            await conn.execute(SQL["lock_matcher"], {})
+            number = await _id(conn, "pause", {**args, "until": until, "who": by})
+            await conn.execute(SQL["lock_paused_threads"], args)
+            rows = await (await conn.execute(SQL["hold"], {**args, "pause": number})).fetchall()
+            held = len(rows)
+            await _requeue(conn, rows)
+        else:
+            await _id(conn, "pause", {**args, "until": until, "who": by})
+            await _stop_accounts(conn)
+        what = {"target": str(target), "until": until.isoformat() if until else None}
+        await audit(conn, by, "pause", what, held, reason)
+    return held
+
+
+async def resume(conn: Connection, target: Target, *, reason: str | None, by: str) -> int | None:
+    """Ends a pause and lets go of exactly what it held; returns how many messages, None if there was no such pause."""
+    async with conn.transaction():
+        await conn.execute(SQL["my_turn"], {})
+        row = await (
+            await conn.execute(SQL["resume"], {"target": target.scope, "value": target.value})
+        ).fetchone()
+        if row is None:
+            return None
+        released = await _let_on(conn, [row["id"]])
+        await _stop_accounts(conn)
+        await audit(conn, by, "resume", {"target": str(target)}, released, reason)
+    return released
+
+
+async def end_pauses(conn: Connection) -> None:
+    """Ends those whose time is over."""
+    row = await (await conn.execute(SQL["any_ended"], {})).fetchone()
+    if row is None or not row["any"]:
+        return
+    async with conn.transaction():
+        await conn.execute(SQL["my_turn"], {})
+        over = await (await conn.execute(SQL["ended_pauses"], {})).fetchall()
+        released = await _let_on(conn, [r["id"] for r in over])
+        await _stop_accounts(conn)
+        names = [str(Target(scope=Scope(r["target"]), value=r["value"])) for r in over]
+        if names:
+            await audit(conn, "listener", "resume", {"targets": names}, released, "the pause's time was over")
+
+
+async def pauses(conn: Connection) -> list[Pause]:
+    """All that hold now."""
+    return [
+        Pause(
+            target=Target(scope=Scope(r["target"]), value=r["value"]),
+            reason=r["reason"],
+            until=r["until"],
+            since=r["since"],
+            who=r["who"],
+        )
+        for r in await (await conn.execute(SQL["pauses"], {})).fetchall()
+    ]
+
+
+async def _id(conn: Connection, query: str, args: Mapping[str, Any]) -> int:
+    row = await (await conn.execute(SQL[query], args)).fetchone()
+    assert row is not None
+    return int(row["id"])
+
+
+async def _let_on(conn: Connection, numbers: list[int]) -> int:
+    """Lets go of what these ended pauses held; returns how many messages wait again."""
+    args = {"pauses": numbers}
+    await conn.execute(SQL["lock_held_threads"], args)
+    rows = await (await conn.execute(SQL["let_on"], args)).fetchall()
+    await _requeue(conn, rows)
+    return sum(1 for row in rows if row["state"] == "waiting")
+
+
+async def _requeue(conn: Connection, rows: list[dict[str, Any]]) -> None:
+    threads = sorted({row["thread_id"] for row in rows})
+    await conn.execute(SQL["requeue"], {"threads": threads, "wait": True})
+
+
+async def _stop_accounts(conn: Connection) -> None:
+    """Waits for the permits that are being taken: those locks are taken in the order of names, as everywhere."""
+    await conn.execute(SQL["lock_accounts"], {})
+    await conn.execute(SQL["stop_accounts"], {})

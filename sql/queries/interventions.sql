@@ -1,0 +1,185 @@
+-- What a person does by hand: each a conditional change of state, under the same locks as the daemon's own.
+
+-- name: my_turn
+-- One deed at a time, so that what a pause or another person's deed decides is seen whole.
+SELECT pg_advisory_xact_lock(7466382155);
+
+-- name: lock_matcher
+-- No message is being made until this transaction ends, and those made afterwards see what it decided.
+SELECT pg_advisory_xact_lock(7466382154);
+
+-- name: threads_again
+-- The threads of finished messages, should they be gone.
+INSERT INTO listener.thread (account, name)
+SELECT DISTINCT account, thread FROM listener.finished WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('rejected', 'expired')
+ON CONFLICT DO NOTHING;
+
+-- name: lock_threads
+-- In the order of their ids, as everybody does.
+SELECT t.id FROM listener.thread t
+ WHERE t.id IN (SELECT m.thread_id FROM listener.message m WHERE m.id = ANY(%(ids)s::bigint[])
+                UNION ALL
+                SELECT x.id FROM listener.finished f JOIN listener.thread x ON x.account = f.account AND x.name = f.thread
+                 WHERE f.id = ANY(%(ids)s::bigint[]) AND f.state IN ('rejected', 'expired'))
+ ORDER BY t.id FOR UPDATE;
+
+-- name: requeue
+-- Threads by their next message again. A thread that is leased is put back by whoever settles it.
+UPDATE listener.thread t
+   SET next_at = greatest(h.due_at, CASE WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL AND %(wait)s THEN t.ticket_wait_until END),
+       priority = coalesce(h.priority, t.priority),
+       ticket_wait_until = CASE WHEN %(wait)s THEN t.ticket_wait_until END
+  FROM listener.thread x LEFT JOIN LATERAL listener.head(x.id) AS h ON true
+ WHERE t.id = x.id AND x.id = ANY(%(threads)s::bigint[]) AND t.lease IS NULL;
+
+-- name: retry
+-- Once more, now, with its time to live begun anew.
+UPDATE listener.message m
+   SET state = 'waiting', held_by = NULL, reason = %(note)s, due_at = clock_timestamp(), looks = 0, look_at = NULL,
+       expires_at = clock_timestamp() + coalesce(make_interval(secs => (%(lives)s::jsonb ->> m.rule)::float8),
+                                                 greatest(m.expires_at - m.created_at, interval '1 hour'))
+ WHERE m.id = ANY(%(ids)s::bigint[]) AND m.state IN ('unknown', 'held')
+   AND NOT EXISTS (SELECT FROM listener.suppression s WHERE s.phone = m.phone)
+RETURNING m.id, m.state;
+
+-- name: retry_finished
+-- Expired ones, and those that the gateway refused, back into the queue.
+WITH back AS (
+    DELETE FROM listener.finished f
+     WHERE f.id = ANY(%(ids)s::bigint[]) AND (f.state = 'expired' OR f.state = 'rejected' AND f.permits > 0)
+       AND f.phone IS NOT NULL AND f.text IS NOT NULL
+       AND NOT EXISTS (SELECT FROM listener.suppression s WHERE s.phone = f.phone)
+       AND NOT EXISTS (SELECT FROM listener.message m
+                        WHERE m.change_id = f.change_id AND m.rule = f.rule AND m.phone = f.phone)
+    RETURNING f.*
+)
+INSERT INTO listener.message (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
+                              text, parts, encoding, state, reason, ticket_own, ticket_sent, no_ticket, if_unsure,
+                              max_block, permits, attempts, unsure, save, created_at, order_at, expires_at, lease)
+SELECT b.id, b.change_id, b.rule, b.rules_version, b.watch, b.key, b.account, t.id, b.thread, b.priority, b.phone,
+       b.text, b.parts, b.encoding, 'waiting', %(note)s, b.ticket_own, b.ticket_sent, b.no_ticket, b.if_unsure,
+       b.max_block, b.permits, b.attempts, b.unsure, b.save, b.created_at, b.order_at,
+       clock_timestamp() + coalesce(make_interval(secs => (%(lives)s::jsonb ->> b.rule)::float8),
+                                    greatest(b.expires_at - b.created_at, interval '1 hour')), b.lease
+  FROM back b JOIN listener.thread t ON t.account = b.account AND t.name = b.thread
+RETURNING id, state;
+
+-- name: unsent
+-- Messages that were rejected before any request was made, with the changes that they came of, as far as these are kept.
+SELECT f.id, f.rule, f.phone, c.id AS change_id, c.watch, c.op, c.key, c.old, c.new, c.at
+  FROM listener.finished f LEFT JOIN listener.change c ON c.id = f.change_id
+ WHERE f.id = ANY(%(ids)s::bigint[]) AND f.state = 'rejected' AND f.permits = 0
+ ORDER BY f.id;
+
+-- name: had
+-- The phones that a rule's messages of a change went to, or will.
+SELECT phone FROM listener.message WHERE change_id = %(change)s AND rule = %(rule)s AND id <> %(id)s
+UNION
+SELECT phone FROM listener.finished
+ WHERE change_id = %(change)s AND rule = %(rule)s AND id <> %(id)s AND phone = ANY(%(phones)s::text[])
+UNION
+SELECT phone FROM listener.suppression WHERE phone = ANY(%(phones)s::text[]);
+
+-- name: drop_rejected
+DELETE FROM listener.finished WHERE id = %(id)s AND state = 'rejected' AND permits = 0 RETURNING id;
+
+-- name: keep_id
+UPDATE listener.message SET id = %(id)s, reason = CASE WHEN state = 'waiting' THEN %(note)s ELSE reason END
+ WHERE change_id = %(change)s AND rule = %(rule)s AND phone = %(phone)s
+RETURNING id, state;
+
+-- name: cancel
+WITH gone AS (
+    DELETE FROM listener.message
+     WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('waiting', 'held', 'unknown')
+    RETURNING *
+)
+INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
+                               phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
+                               no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
+                               due_at, expires_at, settled_at, lease)
+SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
+       'cancelled', %(note)s || CASE WHEN unsure > 0 OR state = 'unknown' THEN '; perhaps sent before' ELSE '' END,
+       ticket_own, ticket_sent, ticket_id, no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at,
+       order_at, due_at, expires_at, clock_timestamp(), lease
+  FROM gone
+RETURNING id, state;
+
+-- name: release
+UPDATE listener.message SET state = 'waiting', held_by = NULL, reason = %(note)s
+ WHERE id = ANY(%(ids)s::bigint[]) AND state = 'held'
+RETURNING id, state;
+
+-- name: release_brakes
+DELETE FROM listener.brake WHERE rule = %(rule)s RETURNING rule;
+
+-- name: standing
+-- How the messages asked for stand, for those that were left alone.
+SELECT id, state, held_by IS NOT NULL AS paused FROM listener.message WHERE id = ANY(%(ids)s::bigint[])
+UNION ALL
+SELECT id, state, false FROM listener.finished WHERE id = ANY(%(ids)s::bigint[]);
+
+-- name: in_force
+-- The text of the rules in force.
+SELECT r.source, r.version FROM listener.fleet f JOIN listener.rules r ON r.version = f.rules_version;
+
+-- name: who
+SELECT session_user::text AS role;
+
+-- name: audit
+INSERT INTO listener.audit (who, verb, what, count, reason)
+VALUES (%(who)s, %(verb)s, %(what)s::jsonb, %(count)s, %(reason)s);
+
+-- name: pause
+INSERT INTO listener.pause (target, value, reason, until, who)
+VALUES (%(target)s, %(value)s, %(reason)s, %(until)s, %(who)s)
+ON CONFLICT (target, value) DO UPDATE
+   SET reason = excluded.reason, until = excluded.until, who = excluded.who, since = clock_timestamp()
+RETURNING id;
+
+-- name: resume
+DELETE FROM listener.pause WHERE target = %(target)s AND value = %(value)s RETURNING id;
+
+-- name: pauses
+SELECT id, target, value, reason, until, since, who FROM listener.pause
+ WHERE until IS NULL OR until > clock_timestamp() ORDER BY target, value;
+
+-- name: stop_accounts
+-- Brings the accounts' rows in line with the pauses of people; waits for the permits that are being taken.
+UPDATE listener.account a
+   SET stopped_until = w.until, stopped_reason = w.reason
+  FROM (SELECT b.name, p.until, p.reason FROM listener.account b LEFT JOIN LATERAL listener.account_stop(b.name) AS p ON true) AS w
+ WHERE a.name = w.name AND (a.stopped_until, a.stopped_reason) IS DISTINCT FROM (w.until, w.reason);
+
+-- name: lock_accounts
+SELECT name FROM listener.account ORDER BY name FOR UPDATE;
+
+-- name: lock_paused_threads
+-- All threads with an unfinished message of the rule or phone: one that is being sent may come back.
+SELECT t.id FROM listener.thread t
+ WHERE t.id IN (SELECT m.thread_id FROM listener.message m
+                 WHERE (%(target)s = 'rule' AND m.rule = %(value)s) OR (%(target)s = 'phone' AND m.phone = %(value)s))
+ ORDER BY t.id FOR UPDATE;
+
+-- name: hold
+UPDATE listener.message m
+   SET state = 'held', held_by = %(pause)s, reason = format('the %%s is paused: %%s', %(target)s::text, %(reason)s::text)
+ WHERE (m.state = 'waiting' OR m.held_by = %(pause)s)
+   AND ((%(target)s = 'rule' AND m.rule = %(value)s) OR (%(target)s = 'phone' AND m.phone = %(value)s))
+RETURNING m.thread_id;
+
+-- name: ended_pauses
+-- Pauses whose time is over, and messages whose pause is gone.
+DELETE FROM listener.pause WHERE until <= clock_timestamp() RETURNING id, target, value;
+
+-- name: any_ended
+SELECT EXISTS (SELECT FROM listener.pause WHERE until <= clock_timestamp()) AS any;
+
+-- name: lock_held_threads
+SELECT t.id FROM listener.thread t
+ WHERE t.id IN (SELECT m.thread_id FROM listener.message m WHERE m.held_by = ANY(%(pauses)s::bigint[]))
+ ORDER BY t.id FOR UPDATE;
+
+-- name: let_on
+-- Exactly what those pauses held; what another pause stops too is held by that one from now on.
+UPDATE listener.message SET state = 'waiting', reason = NULL WHERE held_by = ANY(%(pauses)s::bigint[]) RETURNING thread_id, state;
