@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import structlog
 
+from listener.calendar import Calendar
 from listener.caresoft import CareSoft
 from listener.delivery import Delivery
 from listener.doorbell import Doorbell
@@ -65,16 +66,19 @@ class Service:
             stack.push_async_callback(matcher.close)
             upkeep = Upkeep(self.settings, replica, book, delivery.give)
             stack.push_async_callback(upkeep.close)
+            calendar = Calendar(self.settings, book)
+            stack.push_async_callback(calendar.close)
             stack.push_async_callback(book.close)
             async with asyncio.TaskGroup() as tasks:
                 settling = tasks.create_task(delivery.settle_loop(), name="settle")
                 listening = tasks.create_task(doorbell.listen(), name="listen")
                 tasks.create_task(upkeep.run(self.stopping), name="upkeep")
                 if once:
-                    tasks.create_task(self._until_done(matcher, delivery), name="once")
+                    tasks.create_task(self._until_done(calendar, matcher, delivery), name="once")
                 else:
                     tasks.create_task(matcher.run(self.stopping), name="match")
                     tasks.create_task(book.run(self.stopping, self.reload), name="rules")
+                    tasks.create_task(calendar.run(self.stopping), name="calendar")
                 book.on_change = lambda rules: delivery.use(tasks, rules.rules.accounts, self.stopping)
                 book.on_change(book.current)
                 self.ready.set()
@@ -87,7 +91,8 @@ class Service:
         log.info("stopped", replica=str(replica)[:8])
         return delivery.stopped
 
-    async def _until_done(self, matcher: Matcher, delivery: Delivery) -> None:
+    async def _until_done(self, calendar: Calendar, matcher: Matcher, delivery: Delivery) -> None:
+        await calendar.look()
         while await matcher.look():
             pass
         await delivery.until_nothing_is_due()

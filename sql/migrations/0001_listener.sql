@@ -61,11 +61,14 @@ CREATE TABLE listener.account (
     paused_until     timestamptz,
     pause_kind       text CHECK (pause_kind IN ('rate', 'lockout', 'token', 'config', 'unreachable', 'unsure')),
     pause_reason     text,
-    -- refusals in a row; above 0 only one request at a time probes the account
+    -- refusals in a row; above 0 only one request at a time, under this lease, probes the account
     streak           integer NOT NULL DEFAULT 0 CHECK (streak >= 0),
     unsure_streak    integer NOT NULL DEFAULT 0 CHECK (unsure_streak >= 0),
+    probe            bigint CHECK (probe IS NULL OR streak > 0),
     token_print      text,
-    CHECK ((paused_until IS NULL) = (pause_kind IS NULL))
+    CHECK ((paused_until IS NULL) = (pause_kind IS NULL)),
+    CHECK ((paused_until IS NULL) = (paused_at IS NULL)),
+    CHECK ((paused_until IS NULL) = (streak = 0))
 ) WITH (fillfactor = 50);
 
 -- The messages of one order or customer, sent one at a time. What a worker takes is a thread with something due, so a
@@ -75,6 +78,8 @@ CREATE TABLE listener.thread (
     account     text NOT NULL,
     name        text NOT NULL,
     ticket_id   bigint,
+    -- the ERP's own ticket that the gateway refused: no message asks for it again
+    refused_ticket bigint,
     priority    smallint NOT NULL DEFAULT 1,
     -- when its first waiting message is due; NULL while nothing waits or while it is leased
     next_at     timestamptz,
@@ -86,6 +91,12 @@ CREATE TABLE listener.thread (
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX thread_due ON listener.thread (account, priority, next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX thread_leased ON listener.thread (lease) WHERE lease IS NOT NULL;
+
+-- Up to which day the query of a watch by date has run.
+CREATE TABLE listener.calendar (
+    watch    text PRIMARY KEY,
+    last_day date NOT NULL
+);
 
 CREATE SEQUENCE listener.message_id;
 
@@ -124,6 +135,8 @@ CREATE TABLE listener.message (
     ticket_own    bigint,
     ticket_sent   bigint,
     ticket_id     bigint,
+    -- what people should know of the ticket; joins the reason when the message is finished
+    ticket_note   text,
     -- the gateway refused this message for its ticket: it goes without
     no_ticket     boolean NOT NULL DEFAULT false,
     if_unsure     text NOT NULL DEFAULT 'hold' CHECK (if_unsure IN ('hold', 'resend')),
@@ -154,6 +167,7 @@ CREATE TABLE listener.message (
 CREATE UNIQUE INDEX message_once ON listener.message (change_id, rule, phone);
 CREATE INDEX message_queue ON listener.message (thread_id, order_at, id) WHERE state = 'waiting';
 CREATE UNIQUE INDEX message_one_sending ON listener.message (thread_id) WHERE state = 'sending';
+CREATE INDEX message_unknown ON listener.message (thread_id) WHERE state = 'unknown';
 CREATE INDEX message_lease_end ON listener.message (lease_until) WHERE state = 'sending';
 CREATE INDEX message_joins ON listener.message (rule, key) WHERE state = 'waiting' AND joins IS NOT NULL;
 CREATE INDEX message_phone ON listener.message (phone, id);

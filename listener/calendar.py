@@ -1,0 +1,135 @@
+"""Watches by date: a query that runs once a day and whose rows become changes, for birthdays and due dates.
+
+Once a day whatever happens: the day is marked as done in the transaction that writes its changes into the outbox. A day
+that was missed is made up for within `catch_up`, and what was due before the watch existed is not.
+"""
+
+import asyncio
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from listener.database import LOST, Connection, Link
+from listener.errors import OutOfReachError, describe
+from listener.queries import load
+from listener.rulebook import Rulebook
+from listener.rules import Watch, parameters
+from listener.rules.ruleset import RuleSet
+from listener.settings import Settings
+from listener.waiting import wait_for_any
+
+log = structlog.get_logger()
+SQL = load("calendar")
+
+POLL = 2.0
+# how late a missed run is still made, unless the watch says otherwise
+CATCH_UP = timedelta(hours=6)
+# the one parameter that a `select` may have: the day it is asked about
+DAY = "day"
+
+
+def due_days(now: datetime, at: time, zone: ZoneInfo, last: date, catch_up: timedelta, *, each: bool) -> list[date]:
+    """The days after `last` whose moment has come by `now`, at most `catch_up` ago; without `each` only the newest."""
+    today = now.astimezone(zone).date()
+    days = []
+    day = max(last, today - timedelta(days=catch_up.days + 2)) + timedelta(days=1)
+    while day <= today:
+        moment = datetime.combine(day, at, tzinfo=zone)
+        if moment <= now <= moment + catch_up:
+            days.append(day)
+        day += timedelta(days=1)
+    return days if each else days[-1:]
+
+
+def last_due(now: datetime, at: time, zone: ZoneInfo) -> date:
+    """The newest day whose moment has come."""
+    local = now.astimezone(zone)
+    return local.date() if local.time() >= at else local.date() - timedelta(days=1)
+
+
+class Calendar:
+    """Runs the `select` of every watch by date when its time has come; several replicas do it once."""
+
+    def __init__(self, settings: Settings, book: Rulebook) -> None:
+        self._book = book
+        self._link = Link(settings, "calendar")
+        self._said: set[str] = set()
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """A look every few seconds until `stopping`."""
+        while not stopping.is_set():
+            try:
+                await self.look()
+                self._said.discard("")
+            except (*LOST, OutOfReachError) as error:
+                self._say("", "calendar_failed", describe(error))
+            await wait_for_any(stopping, seconds=POLL)
+
+    async def look(self) -> None:
+        """Runs whatever is due now."""
+        rules = self._book.current
+        for name, watch in rules.rules.watch.items():
+            if watch.every is None:
+                continue
+            try:
+                async with self._link.use(120.0) as conn, conn.transaction():
+                    await _run(conn, rules, name, watch)
+                self._said.discard(name)
+            except LOST[1]:
+                raise
+            except psycopg.Error as error:
+                if isinstance(error, psycopg.OperationalError):
+                    raise
+                self._say(name, "select_failed", f"{type(error).__name__} {error.sqlstate}")
+
+    def _say(self, about: str, event: str, error: str) -> None:
+        """Once per failure that goes on."""
+        if about not in self._said:
+            self._said.add(about)
+            log.error(event, watch=about, error=error)
+
+
+async def _run(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> None:
+    assert watch.every is not None and watch.select is not None
+    zone = ZoneInfo(rules.rules.defaults.time_zone)
+    clock = await (await conn.execute(SQL["clock"], {})).fetchone()
+    assert clock is not None
+    now: datetime = clock["now"]
+    first = await conn.execute(SQL["begin"], {"watch": name, "day": last_due(now, watch.every, zone)})
+    if first.rowcount:
+        return
+    row = await (await conn.execute(SQL["lock"], {"watch": name})).fetchone()
+    if row is None:
+        return
+    each = DAY in parameters(watch.select)
+    catch_up = watch.catch_up if watch.catch_up is not None else CATCH_UP
+    for day in due_days(now, watch.every, zone, row["last_day"], catch_up, each=each):
+        made = await conn.execute(_statement(rules, name, watch), {"watch": name, DAY: day})
+        await conn.execute(SQL["done"], {"watch": name, "day": day})
+        log.info("select_done", watch=name, day=day.isoformat(), rows=made.rowcount)
+
+
+def _statement(rules: RuleSet, name: str, watch: Watch) -> sql.Composed:
+    """Rows of `select` into the outbox, one for each key, with the columns that rules use."""
+    used = rules.used_columns(name)
+    columns = sorted(used) if used is not None else None
+    key = sql.SQL(" || '/' || ").join(
+        sql.SQL("coalesce(_row.{}::text, '')").format(sql.Identifier(column)) for column in watch.key
+    )
+    value = (
+        sql.SQL("to_jsonb(_row)")
+        if columns is None
+        else sql.SQL("jsonb_build_object({})").format(
+            sql.SQL(", ").join(sql.SQL("{}, _row.{}").format(sql.Literal(c), sql.Identifier(c)) for c in columns)
+        )
+    )
+    return sql.SQL(
+        "INSERT INTO listener.outbox (watch, op, key, new) "
+        "SELECT DISTINCT ON ({key}) %(watch)s, 'insert', {key}, {value} FROM (\n{select}\n) AS _row ORDER BY {key}"
+    ).format(key=key, value=value, select=sql.SQL(watch.select or ""))

@@ -1,0 +1,13 @@
+-- name: clock
+SELECT clock_timestamp() AS now;
+
+-- name: begin
+-- A watch that is seen for the first time owes nothing for what was due before.
+INSERT INTO listener.calendar (watch, last_day) VALUES (%(watch)s, %(day)s) ON CONFLICT DO NOTHING;
+
+-- name: lock
+-- Another replica that is at it does it.
+SELECT last_day FROM listener.calendar WHERE watch = %(watch)s FOR UPDATE SKIP LOCKED;
+
+-- name: done
+UPDATE listener.calendar SET last_day = %(day)s WHERE watch = %(watch)s;

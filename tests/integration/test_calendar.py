@@ -1,0 +1,78 @@
+"""Watches by date: once a day, made up for after an outage, nothing for what was before."""
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from tests.support.world import World, open_world
+
+VIETNAM = ZoneInfo("Asia/Ho_Chi_Minh")
+SCHEMA = """
+CREATE TABLE public.bills (no integer PRIMARY KEY, due date NOT NULL, phone text DEFAULT '0980000000', secret text);
+INSERT INTO public.bills SELECT n, (now() AT TIME ZONE 'Asia/Ho_Chi_Minh')::date - 3 + n FROM generate_series(1, 4) n
+"""
+
+
+def rules(select: str) -> str:
+    """A reminder that was due five minutes ago."""
+    moment = datetime.now(VIETNAM) - timedelta(minutes=5)
+    return f"""
+version: 1
+accounts:
+  main: {{domain: acme, token_file: TOKEN_FILE, service_id: 12, rate: 500/s}}
+watch:
+  bill: {{every: "{moment:%H:%M}", key: no, catch_up: 50h, select: "{select}"}}
+rules:
+  reminder: {{on: bill, to: new.phone, text: "bill {{{{ key }}}} is due {{{{ new.due | date }}}}"}}
+"""
+
+
+EACH = rules("SELECT no, due, phone, secret FROM public.bills WHERE due = %(day)s")
+NEWEST = rules("SELECT no, due, phone, secret FROM public.bills WHERE due <= CURRENT_DATE")
+
+
+async def days_ago(world: World, days: int) -> None:
+    """As if the last run had been so many days before the newest."""
+    await world.db.execute("UPDATE listener.calendar SET last_day = last_day - %s::integer", [days])
+
+
+async def test_a_new_watch_owes_nothing_and_a_missed_day_is_made_up_for_once(database: str) -> None:
+    async with open_world(database, rules=EACH, schema=SCHEMA) as world:
+        await world.once()
+        assert world.arrived() == []
+        await days_ago(world, 1)
+        async with world.service(), world.service(), world.service():
+            await world.until("SELECT count(*) = 1 FROM listener.finished")
+            await world.settled()
+        assert [text.split(" is ")[0] for text in world.arrived()] == ["bill 3"]
+        await world.once()
+        assert len(world.arrived()) == 1
+        # Only what rules use is written down.
+        assert set((await world.one("SELECT new FROM listener.change"))["new"]) == {"no", "due", "phone"}
+
+
+async def test_each_missed_day_within_catch_up_is_asked_about(database: str) -> None:
+    async with open_world(database, rules=EACH, schema=SCHEMA) as world:
+        await world.once()
+        await days_ago(world, 30)
+        await world.once()
+        assert [text.split(" is ")[0] for text in world.arrived()] == ["bill 1", "bill 2", "bill 3"]
+
+
+async def test_a_query_that_does_not_ask_for_the_day_runs_once_for_all(database: str) -> None:
+    async with open_world(database, rules=NEWEST, schema=SCHEMA) as world:
+        await world.once()
+        await days_ago(world, 30)
+        await world.once()
+        assert len(world.arrived()) == len(set(world.arrived())) <= 4
+
+
+async def test_a_query_that_fails_harms_nothing_else(database: str) -> None:
+    async with open_world(database, rules=EACH, schema=SCHEMA) as world:
+        await world.once()
+        await days_ago(world, 1)
+        await world.db.execute("ALTER TABLE public.bills RENAME TO invoices")
+        await world.once()
+        assert world.arrived() == []
+        await world.db.execute("ALTER TABLE public.invoices RENAME TO bills")
+        await world.once()
+        assert [text.split(" is ")[0] for text in world.arrived()] == ["bill 3"]
