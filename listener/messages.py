@@ -50,6 +50,7 @@ async def lease(
     }
     async with conn.pipeline():
         await conn.execute("BEGIN")
+        await conn.execute(SQL["lock_account"], args)
         await conn.execute(SQL["claim"], args)
         await conn.execute(SQL["hush"], args)
         armed = await conn.execute(SQL["arm"], args)

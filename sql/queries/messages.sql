@@ -51,6 +51,11 @@ UPDATE listener.thread t
  WHERE t.id = w.id AND t.lease IS NULL
    AND (t.next_at IS DISTINCT FROM w.next_at OR t.priority <> w.priority);
 
+-- name: lock_account
+-- Before the claim, so that whoever had to wait sees the slots that were given meanwhile: a statement that waits for a
+-- row goes on with what it worked out from the row as it was.
+SELECT FROM listener.account WHERE name = %(account)s FOR UPDATE;
+
 -- name: claim
 -- Takes up to %(want)s free slots of the account and as many threads with something due. While the account is being
 -- probed (streak > 0) one slot is given and the pause is moved ahead, so that one request at a time is on its way.
@@ -71,8 +76,7 @@ WITH slot AS (
                    LATERAL (SELECT CASE WHEN b.next_slot > clock_timestamp() + interval '1 min' THEN clock_timestamp()
                                         ELSE greatest(b.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8))
                                    END AS base) AS l
-             WHERE b.name = %(account)s
-               FOR UPDATE OF b) AS s
+             WHERE b.name = %(account)s) AS s
      WHERE a.name = s.name
        AND s.base <= clock_timestamp()
        AND (a.paused_until IS NULL OR a.paused_until <= clock_timestamp() OR a.paused_until > clock_timestamp() + interval '1 day')
