@@ -31,8 +31,9 @@ log = structlog.get_logger()
 IN_FLIGHT = 128
 # a slot that is older than this when the first byte should leave is thrown away
 SLOT_TOLERANCE = 0.1
-# the sweep gives up on a permit this long after its request must have ended
-DEADLINE_MARGIN = 30.0
+# The sweep gives up on a permit this long after its request must have ended: as long again, within these bounds. It is
+# for slow storage of the outcome, so nothing of it need be waited for when requests are given little time.
+DEADLINE_MARGIN = 2.0, 30.0
 # without a hint, look for work this often
 POLL = 1.0
 _RECONNECT = 0.5
@@ -163,6 +164,8 @@ class Delivery:
     async def _lease(self, name: str, want: int) -> "_Work":
         account = self._accounts[name]
         access = accounts.access(name, account)
+        shortest, longest = DEADLINE_MARGIN
+        margin = min(longest, max(shortest, self._settings.http_timeout))
         token = secrets.randbits(62)
         async with self._leasing.use() as conn:
             if self._prints.get(name) != (mark := accounts.token_print(access.token)):
@@ -177,7 +180,7 @@ class Delivery:
                     replica=self._replica,
                     rate=account.rate.per_second,
                     want=want,
-                    deadline=self._settings.http_timeout + DEADLINE_MARGIN,
+                    deadline=self._settings.http_timeout + margin,
                 )
             except LOST:
                 # Perhaps committed, certainly not used: to be said as soon as the database can be asked again.

@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 from listener import accounts, messages
-from listener.database import connect
+from listener.database import Connection, connect
 from tests.support.world import World, open_world
 
 RATE = 5.0
@@ -43,7 +43,7 @@ async def _waiting(world: World, count: int) -> None:
     )
 
 
-async def _lease(conn: messages.Connection) -> messages.Look:
+async def _lease(conn: Connection) -> messages.Look:
     return await messages.lease(
         conn, account="main", token=uuid4().int >> 66, replica=uuid4(), rate=RATE, want=5, deadline=5.0
     )
