@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -77,37 +76,49 @@ async def add(conn: Connection, names: list[str]) -> None:
     await conn.execute(SQL["add"], {"names": names})
 
 
-async def pause(conn: Connection, account: str, why: Pause, leased_at: datetime, print_of_token: str | None) -> None:
-    """Stops an account for every replica; a lock-out is never shortened by a lesser pause."""
+async def pause(conn: Connection, account: str, why: Pause, lease: int, print_of_token: str | None) -> None:
+    """Stops an account for every replica, because of the answer to a request under `lease`."""
     args = {
         "account": account,
         "kind": why.kind,
         "seconds": why.seconds,
         "reason": why.reason,
-        "leased_at": leased_at,
+        "lease": lease,
         "token_print": print_of_token,
     }
     await conn.execute(SQL["pause"], args)
 
 
-async def streaks(conn: Connection, account: str) -> tuple[int, int]:
-    """Refusals, and unclear answers, in a row so far. Locks the account's row for this transaction."""
-    row = await (await conn.execute(SQL["streaks"], {"account": account})).fetchone()
-    return (row["streak"], row["unsure_streak"]) if row else (0, 0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Refusals, and unclear answers, in a row so far, and the lease of the probe under way."""
+
+    streak: int
+    unsure: int
+    probe: int | None
 
 
-async def answered(conn: Connection, account: str, leased_at: datetime) -> None:
-    """The account answered a request of `leased_at` as it should: probing ends."""
-    await conn.execute(SQL["answered"], {"account": account, "leased_at": leased_at})
+async def standing(conn: Connection, account: str) -> Standing:
+    """How an account stands. Locks its row for this transaction."""
+    row = await (await conn.execute(SQL["standing"], {"account": account})).fetchone()
+    if row is None:
+        return Standing(streak=0, unsure=0, probe=None)
+    return Standing(streak=row["streak"], unsure=row["unsure_streak"], probe=row["probe"])
 
 
-async def unsure(conn: Connection, account: str, n: int) -> None:
-    await conn.execute(SQL["unsure"], {"account": account, "n": n})
+async def answered(conn: Connection, account: str, leases: list[int]) -> None:
+    """The account answered requests under `leases` as it should: if one of them is the probe, the pause ends."""
+    await conn.execute(SQL["answered"], {"account": account, "leases": leases})
 
 
-async def probe_again(conn: Connection, account: str, leased_at: datetime) -> None:
-    """The probe was not sent after all: the next one need not wait for its answer."""
-    await conn.execute(SQL["probe_again"], {"account": account, "leased_at": leased_at})
+async def unsure(conn: Connection, account: str) -> None:
+    """One more answer that was not seen or not understood."""
+    await conn.execute(SQL["unsure"], {"account": account})
+
+
+async def probe_again(conn: Connection, account: str, lease: int) -> None:
+    """If `lease` was the probe it was not sent after all: the next one need not wait for its answer."""
+    await conn.execute(SQL["probe_again"], {"account": account, "lease": lease})
 
 
 async def new_token(conn: Connection, account: str, token: str) -> None:
@@ -117,3 +128,8 @@ async def new_token(conn: Connection, account: str, token: str) -> None:
 
 async def all_accounts(conn: Connection) -> list[dict[str, Any]]:
     return await (await conn.execute(SQL["all"], {})).fetchall()
+
+
+async def clock_set_back(conn: Connection) -> None:
+    """Keeps a pause from lasting for as long as the database's clock was set back."""
+    await conn.execute(SQL["clock_set_back"], {})

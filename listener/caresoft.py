@@ -11,7 +11,6 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
@@ -63,14 +62,14 @@ class _SlotTooOldError(Exception):
 
 
 class _Trace:
-    """Tells of one request whether a byte may have left, and stops it at the last moment if its slot is too old."""
+    """Tells of one request whether a byte may have left, and stops it at the last moment if it is not in time."""
 
-    def __init__(self, not_after: float) -> None:
+    def __init__(self, in_time: Callable[[], bool]) -> None:
         self.written = False
-        self.not_after = not_after
+        self._in_time = in_time
 
-    async def before_first_byte(self) -> None:
-        if monotonic() > self.not_after:
+    def before_first_byte(self) -> None:
+        if not self._in_time():
             raise _SlotTooOldError
         self.written = True
 
@@ -101,13 +100,15 @@ class CareSoft:
         assert self._session is not None
         await self._session.close()
 
-    async def send_sms(self, access: Access, *, phone: str, text: str, ticket: int | None, not_after: float) -> Outcome:
-        """POSTs one SMS, once. `not_after` is the monotonic time by which the first byte must be written."""
+    async def send_sms(
+        self, access: Access, *, phone: str, text: str, ticket: int | None, in_time: Callable[[], bool]
+    ) -> Outcome:
+        """POSTs one SMS, once. `in_time` is asked right before the first byte; if it says no, none is written."""
         sms: dict[str, object] = {"service_id": access.service_id, "content": text, "phone": phone}
         if ticket is not None:
             sms["ticket_id"] = ticket
         body = json.dumps({"sms": sms}, ensure_ascii=False).encode()
-        return await self._request("POST", access, "sms", body, not_after, lambda s, h, b: read_answer(s, h, b, ticket))
+        return await self._request("POST", access, "sms", body, in_time, lambda s, h, b: read_answer(s, h, b, ticket))
 
     async def _request(
         self,
@@ -115,11 +116,11 @@ class CareSoft:
         access: Access,
         path: str,
         body: bytes | None,
-        not_after: float,
+        in_time: Callable[[], bool],
         read: Callable[[int, str | None, bytes], Outcome],
     ) -> Outcome:
         assert self._session is not None
-        trace = _Trace(not_after)
+        trace = _Trace(in_time)
         try:
             async with self._session.request(
                 method,
@@ -162,6 +163,9 @@ def read_answer(status: int, retry_after: str | None, body: bytes, ticket: int |
         case 404 if _LOCK_OUT.search(message):
             minutes = _MINUTES.search(message)
             return LockedOut(minutes=int(minutes[1]) if minutes else _LOCK_OUT_MINUTES)
+        case 404 if ticket is not None and _ABOUT_TICKET.search(message):
+            # One order's ticket that is gone must not stop the whole account as a wrong address would.
+            return TicketRefused(reason=message, status=status)
         case 429:
             return RateLimited(retry_after=_seconds(retry_after))
         case 408:
@@ -179,7 +183,7 @@ def gateway_words(message: object) -> str:
 
 
 async def _before_first_byte(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-    await context.trace_request_ctx.before_first_byte()
+    context.trace_request_ctx.before_first_byte()
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:

@@ -9,7 +9,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from uuid import UUID
 
@@ -17,9 +17,10 @@ import structlog
 
 from listener import accounts, messages
 from listener.caresoft import Access, CareSoft
-from listener.database import LOST, Connection, Link
+from listener.database import LOST, Link
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.model import Lease, NotSent
+from listener.pacing import Punctuality
 from listener.rules import Account
 from listener.settings import Settings
 from listener.settling import Result, settle
@@ -29,17 +30,36 @@ log = structlog.get_logger()
 
 # requests on their way per account and replica: 12/s at 10 s an answer
 IN_FLIGHT = 128
-# a slot that is older than this when the first byte should leave is thrown away
-SLOT_TOLERANCE = 0.1
+# of these, requests of which not a byte is written yet: what a stuck network may let go at once
+UNWRITTEN = 8
 # The sweep gives up on a permit this long after its request must have ended: as long again, within these bounds. It is
 # for slow storage of the outcome, so nothing of it need be waited for when requests are given little time.
 DEADLINE_MARGIN = 2.0, 30.0
 # without a hint, look for work this often
 POLL = 1.0
 _RECONNECT = 0.5
-# permits taken, and outcomes written, in one transaction
-LEASE_BATCH = 32
+# outcomes written in one transaction
 SETTLE_BATCH = 200
+# for so long a COMMIT whose answer was lost may still come through: locks are waited for no longer than 10 s
+_LATE_COMMIT = 20.0
+
+
+@dataclass(slots=True)
+class _Sender:
+    """One account in this process."""
+
+    account: Account | None = None
+    token_print: str | None = None
+    # set when there may be something to do
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    punctuality: Punctuality = field(default_factory=Punctuality)
+    in_flight: int = 0
+    unwritten: int = 0
+
+    @property
+    def room(self) -> int:
+        """How many more permits can be used at once."""
+        return min(IN_FLIGHT - self.in_flight, UNWRITTEN - self.unwritten)
 
 
 class Delivery:
@@ -58,13 +78,11 @@ class Delivery:
         self._on_outcome = on_outcome
         self._leasing = Link(settings, "lease")
         self._settling = Link(settings, "settle")
-        self._outcomes: asyncio.Queue[Result | _LostLease] = asyncio.Queue()
-        self._in_flight: dict[str, int] = {}
-        self._wake: dict[str, asyncio.Event] = {}
+        self._outcomes: asyncio.Queue[Result] = asyncio.Queue()
+        self._senders: dict[str, _Sender] = {}
         self._loops: dict[str, asyncio.Task[None]] = {}
-        self._accounts: dict[str, Account] = {}
-        self._prints: dict[str, str] = {}
         self._said: set[str] = set()
+        # outcomes to come or not written down, and leases that are being asked for
         self._unsettled = 0
         self._asking = 0
         # messages that a pause kept from being sent, as last seen by `until_nothing_is_due`
@@ -72,23 +90,22 @@ class Delivery:
 
     def use(self, tasks: asyncio.TaskGroup, rules_accounts: Mapping[str, Account], stopping: asyncio.Event) -> None:
         """Takes over the accounts of a new rule set: one loop each, as children of `tasks`."""
-        self._accounts = dict(rules_accounts)
-        for name in rules_accounts:
-            self._wake.setdefault(name, asyncio.Event())
-            self._in_flight.setdefault(name, 0)
+        for name in self._senders.keys() | rules_accounts.keys():
+            sender = self._senders.setdefault(name, _Sender())
+            sender.account = rules_accounts.get(name)
             if name not in self._loops:
-                loop = self._account_loop(name, tasks, stopping)
+                loop = self._account_loop(name, sender, tasks, stopping)
                 self._loops[name] = tasks.create_task(loop, name=f"deliver {name}")
 
     def wake(self) -> None:
         """Something may be due: look now."""
-        for event in self._wake.values():
-            event.set()
+        for sender in self._senders.values():
+            sender.wake.set()
 
     @property
     def idle(self) -> bool:
         """Nothing is on its way to the gateway or to the database."""
-        return not self._asking and not any(self._in_flight.values()) and self._unsettled == 0
+        return not self._asking and not self._unsettled
 
     async def until_nothing_is_due(self) -> None:
         """Returns when all that may be sent now has been sent and written down; what a pause stops stays waiting."""
@@ -115,33 +132,37 @@ class Delivery:
     async def settle_loop(self) -> None:
         """Writes outcomes down until cancelled. What cannot be written now is kept and tried again."""
         while True:
-            items = [await self._outcomes.get()]
-            while not self._outcomes.empty() and len(items) < SETTLE_BATCH:
-                items.append(self._outcomes.get_nowait())
-            await self._settle(items)
+            results = [await self._outcomes.get()]
+            while not self._outcomes.empty() and len(results) < SETTLE_BATCH:
+                results.append(self._outcomes.get_nowait())
+            await self._settle(results)
 
     def give(self, result: Result) -> None:
         """Another's outcome to write down (the sweep's)."""
         self._unsettled += 1
         self._outcomes.put_nowait(result)
 
-    async def _account_loop(self, name: str, tasks: asyncio.TaskGroup, stopping: asyncio.Event) -> None:
-        wake = self._wake[name]
+    async def _account_loop(
+        self, name: str, sender: _Sender, tasks: asyncio.TaskGroup, stopping: asyncio.Event
+    ) -> None:
         while not stopping.is_set():
-            wake.clear()
-            room = IN_FLIGHT - self._in_flight[name]
-            if room <= 0 or name not in self._accounts:
-                await wait_for_any(wake, stopping, seconds=POLL)
+            sender.wake.clear()
+            if sender.account is None or sender.room <= 0:
+                await wait_for_any(sender.wake, stopping, seconds=POLL)
                 continue
+            token = secrets.randbits(62)
             self._asking += 1
             try:
-                work = await self._lease(name, min(room, LEASE_BATCH))
+                work = await self._lease(name, sender, sender.account, token)
                 for lease in work.look.leases:
-                    self._in_flight[name] += 1
+                    sender.in_flight += 1
+                    sender.unwritten += 1
                     self._unsettled += 1
-                    tasks.create_task(self._send(lease, work), name=f"send {lease.message_id}")
+                    tasks.create_task(self._send(sender, lease, work), name=f"send {lease.message_id}")
             except (*LOST, OutOfReachError) as error:
                 self._say("lease_failed", name, error)
+                if isinstance(error, LOST):
+                    tasks.create_task(self._disown(token, stopping), name=f"disown {name}")
                 await wait_for_any(stopping, seconds=_RECONNECT * (1 + random.random()))
                 continue
             except ListenerError as error:
@@ -151,7 +172,7 @@ class Delivery:
             finally:
                 self._asking -= 1
             self._said.discard(name)
-            await self._rest(work.look, wake, stopping)
+            await self._rest(work.look, sender.wake, stopping)
 
     async def _rest(self, look: messages.Look, wake: asyncio.Event, stopping: asyncio.Event) -> None:
         """Waits until the account may send and something is due; a wake cannot hasten the pace, only the work."""
@@ -161,61 +182,80 @@ class Delivery:
             due_in = POLL if look.due_in is None else look.due_in
             await wait_for_any(wake, stopping, seconds=min(max(due_in, 0.005), POLL))
 
-    async def _lease(self, name: str, want: int) -> "_Work":
-        account = self._accounts[name]
+    async def _lease(self, name: str, sender: _Sender, account: Account, token: int) -> "_Work":
         access = accounts.access(name, account)
         shortest, longest = DEADLINE_MARGIN
         margin = min(longest, max(shortest, self._settings.http_timeout))
-        token = secrets.randbits(62)
         async with self._leasing.use() as conn:
-            if self._prints.get(name) != (mark := accounts.token_print(access.token)):
+            if sender.token_print != (mark := accounts.token_print(access.token)):
                 await accounts.new_token(conn, name, access.token)
-                self._prints[name] = mark
-            started = monotonic()
-            try:
-                look = await messages.lease(
-                    conn,
-                    account=name,
-                    token=token,
-                    replica=self._replica,
-                    rate=account.rate.per_second,
-                    want=want,
-                    deadline=self._settings.http_timeout + margin,
-                )
-            except LOST:
-                # Perhaps committed, certainly not used: to be said as soon as the database can be asked again.
-                self._unsettled += 1
-                self._outcomes.put_nowait(_LostLease(token=token))
-                raise
-        return _Work(look=look, access=access, not_after=started + SLOT_TOLERANCE)
+                sender.token_print = mark
+            asked_at = monotonic()
+            look = await messages.lease(
+                conn,
+                account=name,
+                token=token,
+                replica=self._replica,
+                rate=account.rate.per_second,
+                want=sender.room,
+                deadline=self._settings.http_timeout + margin,
+            )
+        return _Work(look=look, access=access, asked_at=asked_at)
 
-    async def _send(self, lease: Lease, work: "_Work") -> None:
+    async def _disown(self, token: int, stopping: asyncio.Event) -> None:
+        """Says of what an unconfirmed lease armed that it was not sent, should its COMMIT have come through."""
+        end = monotonic() + _LATE_COMMIT
+        self._unsettled += 1
+        try:
+            while monotonic() < end:
+                try:
+                    async with self._settling.use() as conn:
+                        armed = await messages.leased(conn, token)
+                except (*LOST, OutOfReachError) as error:
+                    self._say("settle_failed", "settle", error)
+                    armed = []
+                for lease in armed:
+                    self.give(Result(lease=lease, outcome=NotSent(cause="the database did not confirm the lease")))
+                if armed or stopping.is_set():
+                    return
+                await wait_for_any(stopping, seconds=_RECONNECT)
+        finally:
+            self._unsettled -= 1
+
+    async def _send(self, sender: _Sender, lease: Lease, work: "_Work") -> None:
+        unwritten = True
+
+        def in_time() -> bool:
+            nonlocal unwritten
+            if sender.room <= 0:
+                sender.wake.set()
+            unwritten = False
+            sender.unwritten -= 1
+            return sender.punctuality.in_time(monotonic() - work.asked_at)
+
         began = monotonic()
         outcome = await self._gateway.send_sms(
-            work.access, phone=lease.phone, text=lease.text, ticket=lease.ticket, not_after=work.not_after
+            work.access, phone=lease.phone, text=lease.text, ticket=lease.ticket, in_time=in_time
         )
-        self._in_flight[lease.account] -= 1
-        if self._in_flight[lease.account] == IN_FLIGHT - 1:
-            self._wake[lease.account].set()
         ms = round((monotonic() - began) * 1000)
+        if sender.room <= 0:
+            sender.wake.set()
+        sender.in_flight -= 1
+        sender.unwritten -= unwritten
         mark = accounts.token_print(work.access.token)
         self._outcomes.put_nowait(Result(lease=lease, outcome=outcome, ms=ms, token_print=mark))
 
-    async def _settle(self, items: "list[Result | _LostLease]") -> None:
+    async def _settle(self, results: list[Result]) -> None:
         while True:
             try:
                 async with self._settling.use() as conn:
-                    results: list[Result] = []
-                    for item in items:
-                        results += [item] if isinstance(item, Result) else await _not_sent(conn, item)
-                    if results:
-                        await settle(conn, results, random.random)
+                    await settle(conn, results, random.random)
                 break
             except (*LOST, OutOfReachError) as error:
                 self._say("settle_failed", "settle", error)
                 await asyncio.sleep(_RECONNECT * (1 + random.random()))
         self._said.discard("settle")
-        self._unsettled -= len(items)
+        self._unsettled -= len(results)
         self.wake()
         if self._on_outcome is not None:
             for result in results:
@@ -230,20 +270,8 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What one call of lease brought, with what is needed to use it by the monotonic time `not_after`."""
+    """What one call of lease brought; the age of its slots counts from `asked_at`, monotonic."""
 
     look: messages.Look
     access: Access
-    not_after: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _LostLease:
-    """A call of lease whose COMMIT was not confirmed: whatever it armed is not going to be sent."""
-
-    token: int
-
-
-async def _not_sent(conn: Connection, lost: _LostLease) -> list[Result]:
-    outcome = NotSent(cause="the lease was not confirmed by the database")
-    return [Result(lease=lease, outcome=outcome) for lease in await messages.leased(conn, lost.token)]
+    asked_at: float

@@ -13,8 +13,8 @@ from listener.queries import load
 
 SQL = load("messages")
 
-# At most 100 ms late, and the rate is still kept; spacing is a little wider than the rate asks, so that jitter on the
-# way does not push one request too many into a sliding second.
+# Spacing is a little wider than the rate asks, so that jitter on the way does not push one request too many into a
+# sliding second; a slot that was missed by up to so many seconds is made up for, so that the rate is still kept.
 SPACING = 1.025
 SLACK = 0.012
 
@@ -55,6 +55,7 @@ async def lease(
         await conn.execute(SQL["hush"], args)
         armed = await conn.execute(SQL["arm"], args)
         await conn.execute(SQL["let_go"], args)
+        await conn.execute(SQL["unused_probe"], args)
         look = await conn.execute(SQL["next_look"], args)
         await conn.execute("COMMIT")
     row = await look.fetchone()
@@ -155,7 +156,11 @@ def _plain(value: object) -> object:
 
 
 async def expire(conn: Connection) -> None:
-    """Ends messages that waited past their `expires`."""
-    async with conn.pipeline():
-        await conn.execute(SQL["expire"], {})
-        await conn.execute(SQL["expire_unsure"], {})
+    """Ends messages that waited past their `expires`, and puts what comes after them in the queue."""
+    async with conn.transaction():
+        rows = await (await conn.execute(SQL["lock_expired"], {})).fetchall()
+        if rows:
+            args = {"threads": [row["id"] for row in rows]}
+            async with conn.pipeline():
+                for name in ("expire", "expire_unsure", "requeue_threads"):
+                    await conn.execute(SQL[name], args)

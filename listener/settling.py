@@ -1,7 +1,8 @@
 """What an outcome means for its message, its thread and its account: one `match`, no I/O; and the transaction that
 writes it down."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -26,20 +27,27 @@ from listener.model import (
     Unreachable,
 )
 
-RATE_BACKOFF = Backoff(first=2, longest=60, jitter=0.5)
+# 429: a second's quota is back at once, an hour's only after long; five in a row take minutes, twenty take hours
+RATE_BACKOFF = Backoff(first=2, longest=900, factor=4, jitter=0.5)
+# what a gateway may ask for in Retry-After at most
+RETRY_AFTER_LIMIT = 3600.0
 UNREACHABLE_BACKOFF = Backoff(first=5, longest=15)
 UNSURE_BACKOFF = Backoff(first=5, longest=60)
 # seconds between probes while a token or an address is wrong
 CONFIG_PROBE = 60.0
 # seconds on top of the minutes that a lock-out states
 LOCK_OUT_MARGIN = 30.0
+# a rule that prefers a second SMS to none sends it this long after the unclear answer
+RESEND_BACKOFF = Backoff(first=5, longest=5, jitter=1)
+# how long followers wait for the ticket that an unanswered message may have made
+TICKET_WAIT = 300.0
 # unclear answers in a row after which an account is probed instead of fed
 UNSURE_LIMIT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A permit and what came of it, `ms` after the request began."""
+    """A permit and what came of it, `ms` after the request began; None when nobody saw it end."""
 
     lease: Lease
     outcome: Outcome
@@ -48,7 +56,7 @@ class Result:
     token_print: str | None = None
 
 
-def settlement(result: Result) -> dict[str, Any]:
+def settlement(result: Result, uniform: Callable[[], float] = random.random) -> dict[str, Any]:
     """The row for the settle statements: what becomes of the message, the attempt and the thread."""
     lease = result.lease
     row: dict[str, Any] = {
@@ -97,7 +105,8 @@ def settlement(result: Result) -> dict[str, Any]:
         case Misconfigured(reason=reason):
             return again("misconfigured", reason)
         case Unknown(cause=cause):
-            return becomes(State.UNKNOWN, "unknown", f"perhaps sent: {cause}")
+            retry = RESEND_BACKOFF.delay(1, uniform)
+            return becomes(State.UNKNOWN, "unknown", f"perhaps sent: {cause}", retry_s=retry)
         case _:
             assert_never(result.outcome)
 
@@ -106,7 +115,7 @@ def pause_for(outcome: Outcome, streak: int, unsure: int, uniform: Callable[[], 
     """Whether this outcome stops its account, after `streak` refusals and `unsure` unclear answers in a row."""
     match outcome:
         case RateLimited(retry_after=asked):
-            seconds = max(RATE_BACKOFF.delay(streak + 1, uniform), asked or 0.0)
+            seconds = max(RATE_BACKOFF.delay(streak + 1, uniform), min(asked or 0.0, RETRY_AFTER_LIMIT))
             return Pause(kind=PauseKind.RATE, seconds=seconds, reason="CareSoft answered 429: too many requests")
         case LockedOut(minutes=minutes):
             why = f"CareSoft locked the account out for {minutes} minutes (too many requests)"
@@ -130,31 +139,47 @@ def pause_for(outcome: Outcome, streak: int, unsure: int, uniform: Callable[[], 
 async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[[], float]) -> None:
     """Writes outcomes down, durably. Doing it twice changes nothing, so it may be repeated when the COMMIT's answer
     is lost; an answer that was seen is kept even when the permit had run out meanwhile."""
-    rows = [settlement(result) for result in results]
-    args = {"results": to_json(rows), "threads": sorted({r["thread_id"] for r in rows})}
     async with conn.transaction():
         async with conn.pipeline():
             # Lock, then look: the statements below see whatever a matcher added before it let go of these threads.
-            await conn.execute(SQL["lock_threads"], args)
-            for name in ("record", "finish", "finish_late", "put_back", "free_threads"):
-                await conn.execute(SQL[name], args)
-        await _account_effects(conn, results, uniform)
+            threads = sorted({result.lease.thread_id for result in results})
+            await conn.execute(SQL["lock_threads"], {"threads": threads})
+            for wave in _waves(results):
+                args = {"results": to_json([settlement(r, uniform) for r in wave]), "ticket_wait": TICKET_WAIT}
+                for name in ("record", "finish", "finish_late", "put_back", "free_threads"):
+                    await conn.execute(SQL[name], args)
+        for account in sorted({result.lease.account for result in results}):
+            await _settle_account(conn, account, [r for r in results if r.lease.account == account], uniform)
 
 
-async def _account_effects(conn: Connection, results: Sequence[Result], uniform: Callable[[], float]) -> None:
-    for account in sorted({r.lease.account for r in results}):
-        mine = [r for r in results if r.lease.account == account]
-        good = [r.lease.leased_at for r in mine if isinstance(r.outcome, Accepted | Rejected | TicketRefused)]
-        if good:
-            await accounts.answered(conn, account, max(good))
-        for result in mine:
-            if isinstance(result.outcome, Accepted | Rejected | TicketRefused):
-                continue
-            if isinstance(result.outcome, NotSent):
-                await accounts.probe_again(conn, account, result.lease.leased_at)
-                continue
-            streak, unsure = await accounts.streaks(conn, account)
-            if isinstance(result.outcome, Unknown):
-                await accounts.unsure(conn, account, 1)
-            if why := pause_for(result.outcome, streak, unsure, uniform):
-                await accounts.pause(conn, account, why, result.lease.leased_at, result.token_print)
+def _waves(results: Sequence[Result]) -> Iterator[list[Result]]:
+    """One result per thread at a time: a permit given up by the sweep and then answered comes twice."""
+    rest = list(results)
+    while rest:
+        wave = list({result.lease.thread_id: result for result in reversed(rest)}.values())
+        yield wave
+        taken = set(map(id, wave))
+        rest = [result for result in rest if id(result) not in taken]
+
+
+async def _settle_account(
+    conn: Connection, account: str, results: Sequence[Result], uniform: Callable[[], float]
+) -> None:
+    good = [r.lease.lease for r in results if isinstance(r.outcome, Accepted | Rejected | TicketRefused)]
+    if good:
+        await accounts.answered(conn, account, good)
+    for result in results:
+        match result.outcome:
+            case Accepted() | Rejected() | TicketRefused():
+                pass
+            case NotSent():
+                await accounts.probe_again(conn, account, result.lease.lease)
+            case Unknown() if result.ms is None:
+                # Whoever sent it is gone, which says nothing of the account.
+                pass
+            case outcome:
+                standing = await accounts.standing(conn, account)
+                if isinstance(outcome, Unknown):
+                    await accounts.unsure(conn, account)
+                if why := pause_for(outcome, standing.streak, standing.unsure, uniform):
+                    await accounts.pause(conn, account, why, result.lease.lease, result.token_print)

@@ -9,7 +9,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from listener import __version__, messages
+from listener import __version__, accounts, messages, pauses
 from listener.database import LOST, Connection, Link
 from listener.errors import OutOfReachError, describe
 from listener.lookups import as_text
@@ -26,6 +26,8 @@ SQL = load("upkeep")
 ROUND = 1.0
 _SIGN_OF_LIFE = 10.0
 _PARTITIONS = 3600.0
+# seconds of a round that may go into the ERP's own tables
+_SAVING = 4.0
 
 
 class Upkeep:
@@ -68,16 +70,23 @@ class Upkeep:
                 self._partitioned = monotonic()
             if monotonic() - self._signed > _SIGN_OF_LIFE:
                 await conn.execute(SQL["alive"], {"id": self._replica, "version": __version__})
+                await conn.execute(SQL["fold_tally"], {})
                 self._signed = monotonic()
             for lease in await messages.ended_leases(conn):
                 self._give(Result(lease=lease, outcome=Unknown(cause="whoever sent it did not come back")))
+            await pauses.end_pauses(conn)
+            await accounts.clock_set_back(conn)
             await messages.expire(conn)
             await self._save_tickets(conn)
 
     async def _save_tickets(self, conn: Connection) -> None:
-        async with conn.transaction():
-            due = await (await conn.execute(SQL["due_saves"], {})).fetchall()
-            for row in due:
+        """Writes ticket ids back into the ERP, each in a transaction of its own, for at most a few seconds."""
+        end = monotonic() + _SAVING
+        while monotonic() < end:
+            async with conn.transaction():
+                row = await (await conn.execute(SQL["due_save"], {})).fetchone()
+                if row is None:
+                    return
                 await self._save_ticket(conn, row)
 
     async def _save_ticket(self, conn: Connection, row: dict[str, Any]) -> None:
@@ -88,14 +97,13 @@ class Upkeep:
                 async with conn.transaction():
                     # Our own write into the ERP must not come back as a change of its own.
                     await conn.execute("SET LOCAL listener.mute = 'ticket.save'")
+                    await conn.execute("SET LOCAL statement_timeout = '2s'")
                     params = {name: as_text(value) for name, value in row["params"].items()}
                     await conn.execute(statement.encode(), {**params, "ticket_id": row["ticket_id"]})
-                    await conn.execute("SET LOCAL listener.mute = ''")
-            await conn.execute(SQL["saved"], {"id": row["message_id"]})
-        except LOST[1]:
-            raise
         except psycopg.Error as error:
             if conn.closed:
                 raise
             log.warning("ticket_save_failed", rule=row["rule"], error=type(error).__name__, sqlstate=error.sqlstate)
             await conn.execute(SQL["save_failed"], {"id": row["message_id"], "error": type(error).__name__})
+        else:
+            await conn.execute(SQL["saved"], {"id": row["message_id"]})

@@ -5,31 +5,30 @@ SELECT n.name, p.until, p.reason
   LEFT JOIN LATERAL listener.account_stop(n.name) AS p ON true
 ON CONFLICT DO NOTHING;
 
--- name: pause
--- Stops an account for everyone, for at least so many seconds. Only a refusal of a request that began after the last
--- pause counts towards the streak: those in flight at the time belong to the same event.
-UPDATE listener.account
-   SET streak = streak + CASE WHEN paused_at IS NULL OR %(leased_at)s >= paused_at THEN 1 ELSE 0 END,
-       paused_at = CASE WHEN paused_at IS NULL OR %(leased_at)s >= paused_at THEN clock_timestamp() ELSE paused_at END,
-       paused_until = greatest(CASE WHEN pause_kind = %(kind)s OR pause_kind = 'lockout' THEN paused_until END,
-                               clock_timestamp() + make_interval(secs => %(seconds)s)),
-       pause_kind = CASE WHEN pause_kind = 'lockout' AND paused_until > clock_timestamp() THEN pause_kind ELSE %(kind)s END,
-       pause_reason = CASE WHEN pause_kind = 'lockout' AND paused_until > clock_timestamp() THEN pause_reason ELSE %(reason)s END,
-       token_print = %(token_print)s
- WHERE name = %(account)s;
+-- name: standing
+-- How an account stands, locked for this transaction.
+SELECT streak, unsure_streak, probe FROM listener.account WHERE name = %(account)s FOR UPDATE;
 
--- name: streaks
-SELECT streak, unsure_streak FROM listener.account WHERE name = %(account)s FOR UPDATE;
+-- name: pause
+-- Stops an account for everyone for so many seconds. While it is stopped only the probe's answer, or a lock-out, says
+-- anything new: whatever else was in flight belongs to the same event. A lock-out is never shortened.
+UPDATE listener.account
+   SET streak = streak + CASE WHEN streak = 0 OR probe = %(lease)s THEN 1 ELSE 0 END,
+       paused_at = clock_timestamp(),
+       paused_until = greatest(CASE WHEN %(kind)s = 'lockout' THEN paused_until END,
+                               clock_timestamp() + make_interval(secs => %(seconds)s)),
+       pause_kind = %(kind)s, pause_reason = %(reason)s, token_print = %(token_print)s,
+       probe = nullif(probe, %(lease)s)
+ WHERE name = %(account)s AND (streak = 0 OR probe = %(lease)s OR %(kind)s = 'lockout');
 
 -- name: answered
--- The account answers as it should: an answer to a request that began after the last pause ends the probing.
+-- The account answers as it should: the probe's answer ends the pause, any answer ends a run of unclear ones.
 UPDATE listener.account
-   SET streak = 0, unsure_streak = 0, paused_at = NULL, paused_until = NULL, pause_kind = NULL, pause_reason = NULL
- WHERE name = %(account)s AND (streak > 0 OR unsure_streak > 0)
-   AND (paused_at IS NULL OR paused_at <= %(leased_at)s);
+   SET streak = 0, unsure_streak = 0, probe = NULL, paused_at = NULL, paused_until = NULL, pause_kind = NULL, pause_reason = NULL
+ WHERE name = %(account)s AND (probe = ANY(%(leases)s::bigint[]) OR (streak = 0 AND unsure_streak > 0));
 
 -- name: unsure
-UPDATE listener.account SET unsure_streak = unsure_streak + %(n)s WHERE name = %(account)s;
+UPDATE listener.account SET unsure_streak = unsure_streak + 1 WHERE name = %(account)s;
 
 -- name: new_token
 -- A pause for a refused token ends when the token is another one.
@@ -38,8 +37,14 @@ UPDATE listener.account SET paused_until = clock_timestamp()
    AND paused_until > clock_timestamp();
 
 -- name: probe_again
-UPDATE listener.account SET paused_until = clock_timestamp()
- WHERE name = %(account)s AND streak > 0 AND paused_at <= %(leased_at)s;
+UPDATE listener.account SET paused_until = clock_timestamp(), probe = NULL
+ WHERE name = %(account)s AND probe = %(lease)s;
+
+-- name: clock_set_back
+-- A pause is a length of time: when the server's clock was set back behind its beginning, it begins anew.
+UPDATE listener.account
+   SET paused_until = clock_timestamp() + (paused_until - paused_at), paused_at = clock_timestamp()
+ WHERE paused_at > clock_timestamp() + interval '5 s';
 
 -- name: all
 SELECT name, streak, pause_kind,

@@ -63,23 +63,25 @@ WITH slot AS (
     UPDATE listener.account a
        SET next_slot = CASE WHEN %(interval)s::float8 = 0 THEN a.next_slot
                             ELSE s.base + s.granted * make_interval(secs => %(interval)s::float8) END,
-           paused_until = CASE WHEN a.streak > 0 THEN clock_timestamp() + make_interval(secs => %(probe)s::float8) ELSE NULL END,
-           pause_kind = CASE WHEN a.streak > 0 THEN a.pause_kind END,
-           pause_reason = CASE WHEN a.streak > 0 THEN a.pause_reason END
+           probe = CASE WHEN a.streak > 0 THEN %(lease)s::bigint END,
+           paused_at = CASE WHEN a.streak > 0 THEN clock_timestamp() END,
+           paused_until = CASE WHEN a.streak > 0 THEN clock_timestamp() + make_interval(secs => %(probe)s::float8) END
       FROM (SELECT b.name, base, least(
                        CASE WHEN b.streak > 0 THEN 1 ELSE %(want)s::integer END,
                        CASE WHEN %(interval)s::float8 = 0 THEN %(want)s::integer
                             ELSE 1 + floor(extract(epoch FROM clock_timestamp() - base) / %(interval)s::float8)::integer END
                    ) AS granted
               FROM listener.account b,
-                   -- A slot missed by up to %(slack)s may be made up for; one far ahead is a clock that was set back.
-                   LATERAL (SELECT CASE WHEN b.next_slot > clock_timestamp() + interval '1 min' THEN clock_timestamp()
+                   -- A slot missed by up to %(slack)s may be made up for; one further ahead than this statement ever
+                   -- puts it is a clock that was set back.
+                   LATERAL (SELECT CASE WHEN b.next_slot > clock_timestamp() + make_interval(secs => 1 + %(interval)s::float8)
+                                        THEN clock_timestamp()
                                         ELSE greatest(b.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8))
                                    END AS base) AS l
              WHERE b.name = %(account)s) AS s
      WHERE a.name = s.name
        AND s.base <= clock_timestamp()
-       AND (a.paused_until IS NULL OR a.paused_until <= clock_timestamp() OR a.paused_until > clock_timestamp() + interval '1 day')
+       AND (a.paused_until IS NULL OR a.paused_until <= clock_timestamp())
        AND (a.stopped_until IS NULL OR a.stopped_until <= clock_timestamp())
        AND EXISTS (SELECT FROM listener.thread t WHERE t.account = %(account)s AND t.priority = 0 AND t.next_at <= clock_timestamp()
                    UNION ALL
@@ -122,7 +124,12 @@ WITH armed AS (
     UPDATE listener.message m
        SET state = 'sending', lease = %(lease)s, permits = m.permits + 1, attempts = m.attempts + 1,
            lease_until = clock_timestamp() + make_interval(secs => %(deadline)s::float8),
-           ticket_sent = CASE WHEN NOT m.no_ticket THEN coalesce(m.ticket_own, t.ticket_id) END
+           ticket_sent = CASE WHEN NOT m.no_ticket THEN coalesce(nullif(m.ticket_own, t.refused_ticket), t.ticket_id) END,
+           ticket_note = CASE WHEN m.no_ticket THEN m.ticket_note
+                              WHEN m.ticket_own = t.refused_ticket
+                              THEN format('ticket %%s was refused before: not asked for again', m.ticket_own)
+                              WHEN m.ticket_own IS NULL AND t.ticket_id IS NULL AND t.ticket_wait_until IS NOT NULL
+                              THEN 'without a ticket: the message that may have made one was not answered' END
       FROM listener.thread t CROSS JOIN LATERAL listener.head(t.id) AS h
      WHERE t.lease = %(lease)s AND m.id = h.id AND m.state = 'waiting'
        AND m.due_at <= clock_timestamp() AND m.expires_at > clock_timestamp()
@@ -138,17 +145,25 @@ SELECT armed.*, %(lease)s::bigint AS lease, now() AS leased_at FROM armed;
 -- Claimed threads in which nothing could be armed go back into the queue, or out of it.
 UPDATE listener.thread t
    SET lease = NULL,
-       next_at = (SELECT CASE WHEN h.expires_at <= clock_timestamp() THEN clock_timestamp() + interval '1 s' ELSE h.due_at END
+       -- an expired one is about to be filed by the upkeep
+       next_at = (SELECT CASE WHEN h.expires_at <= clock_timestamp() THEN clock_timestamp() + interval '1 s'
+                              WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL THEN greatest(h.due_at, t.ticket_wait_until)
+                              ELSE h.due_at END
                     FROM listener.head(t.id) AS h)
  WHERE t.lease = %(lease)s
    AND NOT EXISTS (SELECT FROM listener.message m WHERE m.thread_id = t.id AND m.state = 'sending');
 
+-- name: unused_probe
+-- A probe for which nothing could be armed: the next one need not wait for its answer.
+UPDATE listener.account SET paused_until = clock_timestamp(), probe = NULL
+ WHERE name = %(account)s AND probe = %(lease)s AND NOT EXISTS (SELECT FROM listener.thread WHERE lease = %(lease)s);
+
 -- name: next_look
 -- In how many seconds the account may next send, and in how many something is due (NULL when nothing waits).
 SELECT greatest(0, extract(epoch FROM greatest(
-           CASE WHEN %(interval)s::float8 > 0 AND a.next_slot < clock_timestamp() + interval '1 min' THEN a.next_slot END,
-           CASE WHEN a.paused_until < clock_timestamp() + interval '1 day' THEN a.paused_until END,
-           a.stopped_until,
+           CASE WHEN %(interval)s::float8 > 0 AND a.next_slot <= clock_timestamp() + make_interval(secs => 1 + %(interval)s::float8)
+                THEN a.next_slot END,
+           a.paused_until, a.stopped_until,
            clock_timestamp()) - clock_timestamp()))::float8 AS slot_in,
        extract(epoch FROM w.next_at - clock_timestamp())::float8 AS due_in
   FROM listener.account a,
@@ -209,7 +224,7 @@ WITH gone AS (
                                    no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
                                    due_at, expires_at, settled_at, lease)
     SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts,
-           encoding, new_state, new_reason, ticket_own, ticket_sent, ticket_received, no_ticket, if_unsure, max_block,
+           encoding, new_state, nullif(concat_ws('; ', ticket_note, new_reason), ''), ticket_own, ticket_sent, ticket_received, no_ticket, if_unsure, max_block,
            permits, attempts, unsure, save, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
       FROM gone
 )
@@ -227,15 +242,18 @@ UPDATE listener.finished f
    AND f.settled_at > now() - interval '1 day';
 
 -- name: put_back
--- Messages that stay: to be tried again, or unknown. A retry keeps its place in the thread for max_block, then queues anew.
+-- Messages that stay: to be tried again, or unknown. One that waits for its retry keeps its place in the thread for
+-- max_block, then queues anew; what stops the whole account (retry_s 0) is no reason to lose one's place.
 UPDATE listener.message m
    SET state = s.state,
        reason = r.reason,
-       unsure = m.unsure + CASE WHEN r.state = 'unknown' AND m.state = 'sending' THEN 1 ELSE 0 END,
+       -- a permit that was given up as unknown and proves to be unused is not unclear any more
+       unsure = m.unsure + CASE WHEN m.state = 'unknown' THEN -1 WHEN r.state = 'unknown' THEN 1 ELSE 0 END,
        attempts = m.attempts - CASE WHEN r.counts THEN 0 ELSE 1 END,
        no_ticket = m.no_ticket OR r.no_ticket,
+       ticket_note = CASE WHEN r.no_ticket THEN r.reason ELSE m.ticket_note END,
        due_at = CASE WHEN s.state = 'waiting' THEN clock_timestamp() + make_interval(secs => r.retry_s) ELSE m.due_at END,
-       order_at = CASE WHEN s.state = 'waiting' AND clock_timestamp() + make_interval(secs => r.retry_s) > m.order_at + m.max_block
+       order_at = CASE WHEN s.state = 'waiting' AND r.retry_s > 0 AND clock_timestamp() + make_interval(secs => r.retry_s) > m.order_at + m.max_block
                        THEN clock_timestamp() + make_interval(secs => r.retry_s) ELSE m.order_at END,
        lease_until = NULL
   FROM jsonb_to_recordset(%(results)s::jsonb) AS r(
@@ -255,33 +273,49 @@ UPDATE listener.message m
 UPDATE listener.thread t
    SET lease = CASE WHEN t.lease = k.lease THEN NULL ELSE t.lease END,
        ticket_id = k.ticket_id,
+       refused_ticket = coalesce(k.refused_ticket, t.refused_ticket),
        ticket_wait_until = k.wait_until,
        next_at = CASE WHEN t.lease <> k.lease THEN NULL
                       WHEN k.ticket_id IS NULL AND k.ticket_own IS NULL AND k.due_at IS NOT NULL THEN greatest(k.due_at, k.wait_until)
                       ELSE k.due_at END,
        priority = coalesce(k.priority, t.priority)
   FROM (SELECT r.thread_id, r.lease, h.due_at, h.priority, h.ticket_own,
+               CASE WHEN r.ticket_refused THEN r.ticket_sent END AS refused_ticket,
                CASE WHEN r.ticket_refused AND x.ticket_id = r.ticket_sent THEN NULL
                     -- the gateway named another ticket than the one remembered and sent: it is the one in use now
                     WHEN r.ticket_received IS NOT NULL AND x.ticket_id = r.ticket_sent THEN r.ticket_received
                     ELSE coalesce(x.ticket_id, r.ticket_received) END AS ticket_id,
                CASE WHEN EXISTS (SELECT FROM listener.message u WHERE u.id = r.id AND u.state = 'unknown')
-                    THEN clock_timestamp() + interval '5 min'
-                    WHEN r.state = 'accepted' THEN NULL
-                    ELSE x.ticket_wait_until END AS wait_until
+                    THEN clock_timestamp() + make_interval(secs => %(ticket_wait)s::float8)
+                    WHEN EXISTS (SELECT FROM listener.message u WHERE u.thread_id = x.id AND u.state = 'unknown')
+                    THEN x.ticket_wait_until END AS wait_until
           FROM jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, thread_id bigint, lease bigint, state text,
                                                           ticket_received bigint, ticket_sent bigint, ticket_refused boolean)
           JOIN listener.thread x ON x.id = r.thread_id
           LEFT JOIN LATERAL listener.head(x.id) AS h ON true) AS k
  WHERE t.id = k.thread_id;
 
+-- name: lock_expired
+-- Threads with a waiting message that became too old to be of use; those that somebody works on come next time.
+SELECT t.id FROM listener.thread t
+ WHERE t.id IN (SELECT m.thread_id FROM listener.message m
+                 WHERE m.state = 'waiting' AND m.expires_at <= clock_timestamp() ORDER BY m.expires_at LIMIT 1000)
+ ORDER BY t.id FOR UPDATE SKIP LOCKED;
+
+-- name: requeue_threads
+-- Locked threads go into the queue by their first waiting message, or out of it; a leased one when it is settled.
+UPDATE listener.thread t
+   SET next_at = CASE WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL AND h.due_at IS NOT NULL
+                      THEN greatest(h.due_at, t.ticket_wait_until) ELSE h.due_at END,
+       priority = coalesce(h.priority, t.priority)
+  FROM unnest(%(threads)s::bigint[]) AS w(id) LEFT JOIN LATERAL listener.head(w.id) AS h ON true
+ WHERE t.id = w.id AND t.lease IS NULL;
+
 -- name: expire
--- Waiting messages that became too old to be of use.
+-- What waited in these threads past its `expires`.
 WITH gone AS (
     DELETE FROM listener.message
-     WHERE id IN (SELECT id FROM listener.message
-                   WHERE state = 'waiting' AND expires_at <= clock_timestamp() AND unsure = 0
-                   ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)
+     WHERE thread_id = ANY(%(threads)s::bigint[]) AND state = 'waiting' AND expires_at <= clock_timestamp() AND unsure = 0
     RETURNING *
 )
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
@@ -297,4 +331,4 @@ SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, threa
 -- name: expire_unsure
 -- One that was perhaps sent before is not expired but still unknown.
 UPDATE listener.message SET state = 'unknown', reason = 'waited past its `expires`; an earlier request was not answered'
- WHERE state = 'waiting' AND expires_at <= clock_timestamp() AND unsure > 0;
+ WHERE thread_id = ANY(%(threads)s::bigint[]) AND state = 'waiting' AND expires_at <= clock_timestamp() AND unsure > 0;
