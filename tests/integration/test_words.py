@@ -170,7 +170,7 @@ async def test_quiet_hours_hold_also_what_is_late(database: str) -> None:
         # The pause ends in the middle of the quiet hours.
         world.gateway.block(0)
         await world.db.execute(
-            """UPDATE listener.account SET paused_until = NULL, pause_kind = NULL, streak = 0;
+            """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, pause_reason = NULL, streak = 0;
                UPDATE listener.message SET quiet_at = now() - interval '1 h', quiet_until = now() + interval '1 h'"""
         )
         await world.once()
