@@ -7,8 +7,11 @@ from listener.database import Connection
 from listener.errors import Fault, ListenerError
 from listener.lookups import batched
 from listener.rules import Source, Watch, parameters
-from listener.rules.ruleset import RuleSet
+from listener.rules.ruleset import CompiledRule, RuleSet
+from listener.rules.samples import Column, World, longest
+from listener.rules.schema import Accents
 from listener.settings import Settings
+from listener.text import clean, count, unaccent
 from listener.words import did_you_mean
 
 
@@ -81,4 +84,63 @@ async def _lookup_fault(conn: Connection, document: Source, watch: str, name: st
     except psycopg.Error as error:
         text = error.diag.message_primary or type(error).__name__
         return document.fault(("watch", watch, "lookup", name), f"the database refuses this lookup: {text}")
+    return None
+
+
+async def too_long(conn: Connection, document: Source, rules: RuleSet) -> list[Fault]:
+    """Texts that the longest values of their columns make longer than their rules allow, as warnings."""
+    found: list[Fault] = []
+    for name, compiled in rules.by_watch.items():
+        types = await _types(conn, rules.rules.watch[name])
+        found += [doubt for rule in compiled if (doubt := _too_long(document, rule, types, rules))]
+    return found
+
+
+async def _types(conn: Connection, watch: Watch) -> dict[Column, str]:
+    """The type of each column that an expression of this watch can name."""
+    types: dict[Column, str] = {}
+    if watch.table is not None:
+        table = await capture.find_table(conn, watch.table)
+        types = {(side, column): kind for side in ("old", "new") for column, kind in table.columns.items()}
+    for name, query in watch.lookup.items():
+        statement, wanted = await batched(conn, query)
+        # For no row at all: only the types are wanted.
+        cursor = await conn.execute(statement, [[], *([] for _ in wanted)])
+        types |= {(name, column.name): column.type_display for column in (cursor.description or ())[1:]}
+    return types
+
+
+def _too_long(document: Source, compiled: CompiledRule, types: dict[Column, str], rules: RuleSet) -> Fault | None:
+    rule = compiled.rule
+    strip = rule.accents is Accents.STRIP
+    codes = sorted({code for words in rules.rules.labels.values() for code in words})
+
+    def sent(text: str) -> str:
+        return unaccent(text) if strip else clean(text)
+
+    def parts(world: World, *, endless: bool) -> tuple[int, list[Column]]:
+        bound = longest(
+            compiled.text.render,
+            world,
+            types,
+            codes,
+            lambda text: count(sent(text), compiled.parts).units,
+            letter="W" if strip else "ạ",
+            endless=endless,
+        )
+        return (count(sent(bound[0]), compiled.parts).parts, bound[1]) if bound else (0, [])
+
+    place = ("rules", rule.name, "text")
+    for event in rules.rules.watch[rule.on].events:
+        sides = {"insert": ("new",), "update": ("old", "new"), "delete": ("old",)}[event.value]
+        world = World(op=event.value, key="W" * 20, rows=(*sides, *rules.rules.watch[rule.on].lookup))
+        most, _ = parts(world, endless=False)
+        if most > rule.max_parts:
+            message = f"the longest values of its columns make {most} parts, which max_parts: {rule.max_parts} rejects"
+            return document.fault(place, message, "shorten them, {{ name | shorten(30) }}, or allow more parts")
+        most, endless = parts(world, endless=True)
+        if most > rule.max_parts and endless:
+            names = ", ".join(".".join(column) for column in endless)
+            message = f"nothing bounds the length of {names}: more than {rule.max_parts} parts are rejected"
+            return document.fault(place, message, "bound it here, such as {{ name | shorten(30) }}")
     return None

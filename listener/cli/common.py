@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -25,7 +26,7 @@ output_option = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="text for people, json for programs."
 )
 rules_option = click.option(
-    "--rules", "rules_path", type=click.Path(path_type=str), help="The rules file [LISTENER_RULES, else rules.yaml]."
+    "--rules", "rules_path", type=click.Path(path_type=Path), help="The rules file [LISTENER_RULES, else rules.yaml]."
 )
 
 

@@ -1,6 +1,7 @@
 """`listener run`, `demo` and `simulator`: the verbs that stay."""
 
 import asyncio
+from pathlib import Path
 
 import click
 
@@ -18,7 +19,7 @@ from listener.settings import read_settings
 )
 @rules_option
 @asynchronous
-async def run(once: bool, mode: str | None, rules_path: str | None) -> None:
+async def run(once: bool, mode: str | None, rules_path: Path | None) -> None:
     """The daemon: match changes and send messages, until SIGTERM or Ctrl-C."""
     from listener.service import Service, stop_on_signals
 

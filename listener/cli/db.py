@@ -1,5 +1,7 @@
 """`listener db …`: what stands in the database, what should, and the way between."""
 
+from pathlib import Path
+
 import click
 
 from listener import capture, installation, migrations
@@ -18,7 +20,7 @@ def db() -> None:
     """
 
 
-def _load(rules_path: str | None) -> tuple[Settings, RuleSet]:
+def _load(rules_path: Path | None) -> tuple[Settings, RuleSet]:
     settings = read_settings(rules=rules_path)
     return settings, compile_rules(read(settings.rules))
 
@@ -35,7 +37,7 @@ async def _steps(conn: Connection, rules: RuleSet, settings: Settings) -> list[d
 @rules_option
 @output_option
 @asynchronous
-async def plan(rules_path: str | None, output: str) -> None:
+async def plan(rules_path: Path | None, output: str) -> None:
     """Show what `install` would change; changes nothing."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
@@ -52,7 +54,7 @@ async def plan(rules_path: str | None, output: str) -> None:
 @db.command()
 @rules_option
 @asynchronous
-async def install(rules_path: str | None) -> None:
+async def install(rules_path: Path | None) -> None:
     """Bring schema and triggers to what the rules want; doing it again does nothing."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
@@ -64,7 +66,7 @@ async def install(rules_path: str | None) -> None:
 @rules_option
 @output_option
 @asynchronous
-async def verify(rules_path: str | None, output: str) -> None:
+async def verify(rules_path: Path | None, output: str) -> None:
     """Check that every trigger is there, enabled and up to date; exit 1 if not."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
@@ -103,7 +105,7 @@ async def uninstall(yes: bool) -> None:
 @db.command(name="sql")
 @rules_option
 @asynchronous
-async def print_sql(rules_path: str | None) -> None:
+async def print_sql(rules_path: Path | None) -> None:
     """Print the SQL that `install` would run, for a DBA to read and run."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:

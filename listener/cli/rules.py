@@ -1,48 +1,56 @@
 """`listener check` and `preview`: the rules file before it meets a customer."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from listener.cli.common import asynchronous, fail, output_option, print_json, rules_option, shown
 from listener.database import Connection, connect
-from listener.dbcheck import database_faults
+from listener.dbcheck import database_faults, too_long
 from listener.errors import Fault, ListenerError, OutOfReachError, RulesError
 from listener.preview import Rows, row_by_key, rows_of
 from listener.preview import preview as judge
 from listener.rules import build, load, read, read_text, schema_text
+from listener.rules.lint import warnings
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings, read_settings
 from listener.words import did_you_mean
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path())
+@click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--db", "database", is_flag=True, help="Also check tables, columns, lookups and triggers in the database."
 )
 @output_option
 @asynchronous
-async def check(file: str | None, database: bool, output: str) -> None:
+async def check(file: Path | None, database: bool, output: str) -> None:
     """Validate the rules; every fault with its line, and how to mend it."""
     settings = read_settings(rules=file)
     faults: list[Fault] = []
+    doubts: list[Fault] = []
     try:
         document = load(read_text(settings.rules), str(settings.rules))
         rules = compile_rules(build(document))
+        doubts = warnings(document, rules.rules)
         if database:
             async with await connect(settings, "check") as conn:
                 faults = sorted(await database_faults(conn, document, rules, settings))
+                if not faults:
+                    doubts = sorted([*doubts, *await too_long(conn, document, rules)])
     except RulesError as error:
         faults = error.faults
     if output == "json":
-        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
+        print_json({"ok": not faults, "faults": [asdict(f) for f in faults], "warnings": [asdict(d) for d in doubts]})
     else:
         for fault in faults:
             click.echo(str(fault))
         if not faults:
             click.echo(f"{settings.rules}: in order, {len(rules.rules.rules)} rules")
+        for doubt in doubts:
+            click.echo(f"warning: {doubt}", err=True)
     if faults:
         raise fail(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}", 1)
 
@@ -60,7 +68,7 @@ def schema() -> None:
 @rules_option
 @output_option
 @asynchronous
-async def preview(rule: str, key: str | None, row: str | None, rules_path: str | None, output: str) -> None:
+async def preview(rule: str, key: str | None, row: str | None, rules_path: Path | None, output: str) -> None:
     """What RULE would send for one row: text, parts, phone, ticket, and why or why not. Never sends."""
     if (key is None) == (row is None):
         raise click.UsageError("give either --key or --row")

@@ -15,14 +15,14 @@ from listener.settings import read_settings
 
 
 @click.command()
-@click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]...")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @rules_option
 @click.option(
     "--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JUnit report to this file."
 )
 @output_option
 @asynchronous
-async def test(files: tuple[str, ...], rules_path: str | None, junit: Path | None, output: str) -> None:
+async def test(files: tuple[Path, ...], rules_path: Path | None, junit: Path | None, output: str) -> None:
     """Run the tests of the rules file, and of each FILE: a rules file of its own, or `tests:` alone."""
     try:
         trials, idle = _run_all(files, rules_path)
@@ -57,15 +57,15 @@ def _write(path: Path, report: bytes) -> None:
         raise ListenerError(f"--junit: the file cannot be written ({error.strerror})") from None
 
 
-def _run_all(files: Sequence[str], rules_path: str | None) -> tuple[list[Trial], list[str]]:
+def _run_all(files: Sequence[Path], rules_path: Path | None) -> tuple[list[Trial], list[str]]:
     """The trials, and the rules that none of them expects a message of. Raises `RulesError`.
 
     Each rules file runs its own tests; a file of tests alone runs on the rules file before it, else on the usual one.
     """
-    documents = [load(read_text(Path(file)), file) for file in files]
+    documents = [load(read_text(file), str(file)) for file in files]
     if rules_path is not None or not documents or holds_tests_alone(documents[0]):
         usual = read_settings(rules=rules_path).rules
-        documents.insert(0, load(read_text(Path(usual)), str(usual)))
+        documents.insert(0, load(read_text(usual), str(usual)))
     trials: list[Trial] = []
     tried: list[tuple[Rules, list[RuleTest]]] = []
     beside: Source | None = None

@@ -1,60 +1,82 @@
-"""The file's expressions and texts, compiled for their faults alone."""
+"""The file's expressions and texts, compiled and tried for their faults alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from listener.rules.references import RESERVED, Finding, mapping, nearest, written
+from listener.rules.references import RESERVED, Finding, mapping, nearest, words, written
+from listener.rules.samples import World, never_works
 from listener.rules.source import Keys
 from listener.templates import Environment, Expression, TemplateError, Text
 
+# a sample row of each event: the rows that it has
+_ROWS = {"insert": ("new",), "update": ("old", "new"), "delete": ("old",)}
+# keys are numbers in one ERP and codes in another
+_KEYS = ("DH1001", "1001")
+
 
 def compile_faults(data: dict[str, Any]) -> Iterator[Finding]:
-    """What is not of the template language, and names that the rule's watch does not have.
+    """What is not of the template language, names that the rule's watch does not have, and what no row can satisfy.
 
     It looks at plain data, as `findings` does, so that these faults are told beside all others.
     """
     labels = {name: mapping(known) for name, known in mapping(data.get("labels")).items()}
-    # No date is shown here, so any zone will do.
+    codes = sorted({code for known in labels.values() for code in known})
+    # How a date is shown makes no difference here, so any zone will do.
     environment = Environment(labels=labels, zone=ZoneInfo("UTC"))
 
     @cache
-    def names(source: str, is_text: bool) -> frozenset[str] | TemplateError:
-        compiled: Callable[[str], Text | Expression]
-        compiled = environment.compile_text if is_text else environment.compile_expression
+    def compiled(source: str, is_text: bool) -> Text | Expression | TemplateError:
         try:
-            return frozenset(dotted[0] for dotted in compiled(source).names)
+            return environment.compile_text(source) if is_text else environment.compile_expression(source)
         except TemplateError as error:
             return error
 
+    @cache
+    def failure(source: str, is_text: bool, worlds: tuple[World, ...]) -> str | None:
+        piece = compiled(source, is_text)
+        assert not isinstance(piece, TemplateError)
+        return never_works(piece.render if isinstance(piece, Text) else piece.evaluate, worlds, codes)
+
     watches = {name: mapping(watch) for name, watch in mapping(data.get("watch")).items()}
     everywhere = {name for watch in watches.values() for name in mapping(watch.get("lookup"))}
-    yield from _faults(("defaults",), mapping(data.get("defaults")), everywhere, names)
+    for keys, rule, watch in _rules(data, watches):
+        # Where the watch itself is at fault, only what no watch has is told.
+        lookups = everywhere if watch is None else set(mapping(watch.get("lookup")))
+        known = sorted(lookups | RESERVED)
+        for place, source in _sources(rule):
+            is_text = place == ("text",)
+            piece = compiled(source, is_text)
+            if isinstance(piece, TemplateError):
+                message = piece.message if piece.line == 1 else f"{piece.message}, in line {piece.line} of this text"
+                yield Finding(keys=(*keys, *place), message=message, hint=piece.hint)
+                continue
+            unknown = sorted({dotted[0] for dotted in piece.names}.difference(known))
+            for name in unknown:
+                message = f"there is no name {written(name)} here"
+                yield Finding(keys=(*keys, *place), message=message, hint=nearest(name, known))
+            if not unknown and watch is not None and (why := failure(source, is_text, _worlds(watch, known))):
+                yield Finding(keys=(*keys, *place), message=f"this cannot be worked out for any row: {why}")
+
+
+def _rules(
+    data: dict[str, Any], watches: dict[str, dict[str, Any]]
+) -> Iterator[tuple[Keys, dict[str, Any], dict[str, Any] | None]]:
+    """The defaults and each rule with its place and its watch."""
+    yield ("defaults",), mapping(data.get("defaults")), None
     for name, rule in mapping(data.get("rules")).items():
         on = mapping(rule).get("on")
-        # Where the watch itself is at fault, only what no watch has is told.
-        watch = watches.get(on) if isinstance(on, str) else None
-        lookups = everywhere if watch is None else set(mapping(watch.get("lookup")))
-        yield from _faults(("rules", name), mapping(rule), lookups, names)
+        yield ("rules", name), mapping(rule), watches.get(on) if isinstance(on, str) else None
 
 
-def _faults(
-    keys: Keys,
-    rule: dict[str, Any],
-    lookups: set[str],
-    names: Callable[[str, bool], frozenset[str] | TemplateError],
-) -> Iterator[Finding]:
-    known = sorted(lookups | RESERVED)
-    for place, source in _sources(rule):
-        match names(source, place == ("text",)):
-            case TemplateError() as error:
-                message = error.message if error.line == 1 else f"{error.message}, in line {error.line} of this text"
-                yield Finding(keys=(*keys, *place), message=message, hint=error.hint)
-            case found:
-                for name in sorted(found.difference(known)):
-                    message = f"there is no name {written(name)} here"
-                    yield Finding(keys=(*keys, *place), message=message, hint=nearest(name, known))
+def _worlds(watch: dict[str, Any], known: Sequence[str]) -> tuple[World, ...]:
+    """A change of each sort that the watch captures."""
+    events = ["insert"] if "every" in watch else words(watch.get("events", "update"))
+    lookups = tuple(name for name in known if name not in RESERVED)
+    return tuple(
+        World(op=event, key=key, rows=(*_ROWS[event], *lookups)) for event in events if event in _ROWS for key in _KEYS
+    )
 
 
 def _sources(rule: dict[str, Any]) -> Iterator[tuple[Keys, str]]:

@@ -1,0 +1,139 @@
+"""`check --db`: the rules against the database they are for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from listener.cli import main
+
+SHIPPED = Path(__file__).parent.parent.parent / "rules.yaml"
+
+RULES = """\
+version: 1
+accounts:
+  main: {domain: acme, token: "${CARESOFT_TOKEN}", service_id: 12}
+labels:
+  order_status: {shipped: dang giao, delivered: da giao}
+watch:
+  orders:
+    table: TABLE
+    columns: [status]
+    events: [insert, update]
+    key: order_no
+    lookup:
+      customer: LOOKUP
+rules:
+  shipped:
+    on: orders
+    to: customer.phone
+    max_parts: 1
+    text: TEXT
+"""
+LOOKUP = (
+    "SELECT full_name, phone, birthday, full_name::varchar(40) AS name FROM public.customers WHERE id = %(customer_id)s"
+)
+
+
+def check(
+    database: str,
+    folder: Path,
+    text: str = "ACME: Don {{ new.order_no }}",
+    table: str = "public.orders",
+    lookup: str = LOOKUP,
+) -> dict[str, Any]:
+    """What `check --db -o json` says of the rules with this text."""
+    path = folder / "rules.yaml"
+    rules = RULES.replace("TEXT", json.dumps(text)).replace("TABLE", table).replace("LOOKUP", lookup)
+    path.write_text(rules, encoding="utf-8")
+    env = {"LISTENER_DATABASE_URL": database}
+    installed = CliRunner().invoke(main, ["db", "install", "--rules", str(path)], env=env)
+    said = CliRunner().invoke(main, ["check", str(path), "--db", "-o", "json"], env=env)
+    report: dict[str, Any] = json.loads(said.stdout)
+    assert said.exit_code == (0 if report["ok"] else 1)
+    assert report["ok"] is (report["faults"] == [])
+    assert report["faults"] or installed.exit_code == 0, installed.output
+    return report
+
+
+def parts(report: dict[str, Any]) -> list[str]:
+    """The warnings about length."""
+    assert report["faults"] == []
+    assert all(w["line"] == 19 for w in report["warnings"] if "max_parts" in w["message"])
+    return [w["message"] for w in report["warnings"] if "parts" in w["message"]]
+
+
+def test_the_sample_rules_fit_the_sample_erp(erp_database: str) -> None:
+    env = {"LISTENER_DATABASE_URL": erp_database}
+    assert CliRunner().invoke(main, ["db", "install", "--rules", str(SHIPPED)], env=env).exit_code == 0
+    said = CliRunner().invoke(main, ["check", str(SHIPPED), "--db"], env=env)
+    assert said.exit_code == 0
+    assert said.stdout == f"{SHIPPED}: in order, 3 rules\n"
+    # order_no is `text` in the sample: nothing bounds it
+    assert "nothing bounds the length of new.order_no" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ACME: {{ new.total | vnd }} {{ new.status | label('order_status') }} {{ customer.name }}",
+        "ACME: Don {{ new.order_no | shorten(20) }} {{ new.payment_due | date }} {{ at | datetime }}",
+        "ACME: {{ customer.birthday | date }} {{ new.customer_id }} {{ customer.full_name | shorten(30) }}",
+    ],
+)
+def test_a_text_that_always_fits_gives_no_warning(erp_database: str, tmp_path: Path, text: str) -> None:
+    assert parts(check(erp_database, tmp_path, text)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ACME: {{ new.order_no }}", "nothing bounds the length of new.order_no: more than 1 parts are rejected"),
+        ("{{ customer.full_name }}", "nothing bounds the length of customer.full_name: more than 1 parts"),
+        ("{{ customer.name }}" * 5, "the longest values of its columns make 2 parts, which max_parts: 1 rejects"),
+        ("{{ new.total }}" + "x" * 150, "the longest values of its columns make 2 parts"),
+        ("y" * 170, "the longest values of its columns make 2 parts"),
+    ],
+)
+def test_a_text_that_may_get_too_long(erp_database: str, tmp_path: Path, text: str, told: str) -> None:
+    [said] = parts(check(erp_database, tmp_path, text))
+    assert told in said
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "told", "hint"),
+    [
+        ({"table": "public.order"}, 8, "there is no table public.order", ""),
+        ({"text": "{{ new.order_nr }}"}, 15, "public.orders has no column order_nr", "did you mean order_no?"),
+        ({"lookup": LOOKUP.replace("customer_id)", "custmer_id)")}, 13, "has no column custmer_id", "customer_id"),
+        ({"lookup": LOOKUP.replace("birthday", "birthdy")}, 13, "the database refuses this lookup", ""),
+        ({"lookup": "SELECT 1/0 FRM x"}, 13, "the database refuses this lookup: syntax error", ""),
+    ],
+)
+def test_what_the_database_does_not_have(
+    erp_database: str, tmp_path: Path, change: dict[str, str], line: int, told: str, hint: str
+) -> None:
+    [fault] = check(erp_database, tmp_path, **change)["faults"]
+    assert fault["line"] == line
+    assert told in fault["message"]
+    assert hint in fault["hint"]
+
+
+def test_triggers_that_are_not_as_the_rules_want(erp_database: str, tmp_path: Path) -> None:
+    assert check(erp_database, tmp_path)["ok"]
+    with psycopg.connect(erp_database) as erp:
+        erp.execute("ALTER TABLE public.orders DISABLE TRIGGER listener_orders_update")
+    said = CliRunner().invoke(
+        main, ["check", str(tmp_path / "rules.yaml"), "--db"], env={"LISTENER_DATABASE_URL": erp_database}
+    )
+    assert said.exit_code == 1
+    assert "(run `listener db install`)" in said.stdout
+
+
+def test_a_database_out_of_reach_is_exit_code_4(tmp_path: Path) -> None:
+    env = {"LISTENER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    said = CliRunner().invoke(main, ["check", str(SHIPPED), "--db"], env=env)
+    assert said.exit_code == 4
