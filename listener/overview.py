@@ -1,14 +1,18 @@
 """What people ask the database: lists of messages, one with its attempts, the whole on one screen."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from psycopg import sql
 
-from listener import accounts, phones
+from listener import accounts, pauses, phones
 from listener.database import Connection
+from listener.errors import RulesError
+from listener.model import State
 from listener.queries import load
+from listener.rules import parse
+from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings
 
 SQL = load("views")
@@ -28,20 +32,38 @@ _FILTERS = {
     "ticket": sql.SQL("ticket_id = %(ticket)s"),
     "since": sql.SQL("created_at >= %(since)s"),
 }
-_DIGITS = re.compile(r"\d{7,}")
+# where a pause without an end stands in the accounts' rows
+_NEVER = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 async def messages(
     conn: Connection, filters: Mapping[str, object], *, limit: int, reveal: bool
 ) -> list[dict[str, Any]]:
     """The newest messages that fit all `filters` (see `_FILTERS`), phones masked unless `reveal`."""
-    given = {name: value for name, value in filters.items() if value is not None}
-    where = sql.SQL(" AND ").join(_FILTERS[name] for name in given) if given else sql.SQL("true")
+    where, given = _where(filters)
     query = sql.SQL("SELECT {} FROM listener.messages WHERE {} ORDER BY id DESC LIMIT %(limit)s").format(
         sql.SQL(", ").join(map(sql.Identifier, MESSAGE_KEYS)), where
     )
     rows = await (await conn.execute(query, {**given, "limit": limit})).fetchall()
     return [row if reveal else masked(row) for row in rows]
+
+
+async def ids(conn: Connection, filters: Mapping[str, object]) -> list[dict[str, Any]]:
+    """`{id, state}` of all messages that fit all `filters`, oldest first."""
+    where, given = _where(filters)
+    query = sql.SQL("SELECT id, state FROM listener.messages WHERE {} ORDER BY id").format(where)
+    return await (await conn.execute(query, given)).fetchall()
+
+
+def masked_filters(filters: Mapping[str, object]) -> dict[str, object]:
+    """Filters as they may be kept: without a whole phone."""
+    given = {name: str(value) if name == "since" else value for name, value in filters.items() if value is not None}
+    return {**given, "phone": phones.mask_phone(str(given["phone"]))} if "phone" in given else given
+
+
+def _where(filters: Mapping[str, object]) -> tuple[sql.Composable, dict[str, object]]:
+    given = {name: value for name, value in filters.items() if value is not None}
+    return sql.SQL(" AND ").join(_FILTERS[name] for name in given) if given else sql.SQL("true"), given
 
 
 async def message(conn: Connection, number: int, *, reveal: bool) -> dict[str, Any] | None:
@@ -58,36 +80,52 @@ def masked(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "phone": phones.mask_phone(row["phone"]) if row["phone"] else None}
 
 
-async def status(conn: Connection, settings: Settings, rates: Mapping[str, float]) -> dict[str, Any]:
-    """The whole on one screen; `rates` (per second) are the accounts of the rules in force."""
+async def rules_in_force(conn: Connection) -> RuleSet | None:
+    """The rules that the fleet runs, as the database keeps them; None before the first start, or when they were made
+    by another version of this program that knew other words."""
+    row = await (await conn.execute(SQL["in_force"], {})).fetchone()
+    if row is None:
+        return None
+    try:
+        return compile_rules(parse(row["source"], "rules.yaml"), row["version"])
+    except RulesError:
+        return None
+
+
+async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
+    """The whole on one screen."""
 
     async def one(name: str) -> dict[str, Any]:
         return await (await conn.execute(SQL[name], {})).fetchone() or {}
 
-    counts = {r["state"]: r["n"] for r in await (await conn.execute(SQL["counts"], {})).fetchall()}
-    outbox = await one("outbox")
+    counts = {state.value: 0 for state in State}
+    counts |= {r["state"]: r["n"] for r in await (await conn.execute(SQL["counts"], {})).fetchall()}
+    rules = await rules_in_force(conn)
+    rates = {name: a.rate.per_second for name, a in rules.rules.accounts.items()} if rules else {}
+    known = await accounts.all_accounts(conn)
+    stopped = {row["name"]: row["paused_until"] for row in known}
     fleet = await one("fleet")
-    waiting = {r["account"]: r for r in await (await conn.execute(SQL["waiting_by_account"], {})).fetchall()}
-    shown: dict[str, Any] = {}
-    etas = [0.0]
-    for row in await accounts.all_accounts(conn):
-        name = row["name"]
-        rate = rates.get(name)
-        shown[name] = {"rate": rate, "paused_until": row["paused_until"], "reason": row["pause_reason"]}
-        if name in waiting:
-            paused = waiting[name]["paused_s"] or 0.0
-            pace = waiting[name]["n"] / rate if rate else 0.0
-            etas.append(max(waiting[name]["last_due_s"] or 0.0, paused + pace))
     return {
-        "outbox": outbox["n"],
+        "outbox": (await one("outbox"))["n"],
         "messages": counts,
         "oldest_waiting_s": (await one("oldest_waiting"))["seconds"],
-        "eta_s": round(max(etas), 1),
-        "accounts": shown,
+        "eta_s": eta(await (await conn.execute(SQL["backlog"], {})).fetchall(), rates, stopped, datetime.now(UTC)),
+        "accounts": {
+            row["name"]: {
+                "rate": rates.get(row["name"]),
+                "paused_until": row["paused_until"],
+                "reason": row["pause_reason"] if row["paused_until"] else None,
+            }
+            for row in known
+        },
         "capture_failures": (await one("capture_failures"))["n"],
         "muted": (await one("muted"))["n"],
         "replicas": (await one("replicas"))["n"],
         "mode": settings.mode.value,
+        "pauses": [
+            {"target": str(p.target), "reason": p.reason, "until": p.until, "since": p.since, "who": p.who}
+            for p in await pauses.pauses(conn)
+        ],
         "rules": {
             "version": fleet["rules_version"],
             "loaded_at": fleet["loaded_at"],
@@ -95,3 +133,25 @@ async def status(conn: Connection, settings: Settings, rates: Mapping[str, float
             "faults": fleet["faults"],
         },
     }
+
+
+def eta(
+    backlog: Sequence[Mapping[str, Any]],
+    rates: Mapping[str, float],
+    stopped: Mapping[str, datetime | None],
+    now: datetime,
+) -> float | None:
+    """Seconds until all that waits could have been sent at each account's rate; None when a pause has no end.
+
+    `backlog` has, for each account, how many messages (`n`) come due in so many seconds (`due_s`, 0 for now), in the
+    order of time. Pauses (`stopped`, by account) and due times are counted in; retries to come are not.
+    """
+    clear: dict[str, float] = {}
+    for row in backlog:
+        until = stopped.get(row["account"])
+        if until is not None and until >= _NEVER:
+            return None
+        rate = rates.get(row["account"])
+        starts = max(row["due_s"], (until - now).total_seconds() if until else 0.0, clear.get(row["account"], 0.0))
+        clear[row["account"]] = starts + (row["n"] / rate if rate else 0.0)
+    return round(max(clear.values(), default=0.0), 1)

@@ -74,7 +74,7 @@ async def who(conn: Connection) -> str:
 
 
 async def audit(conn: Connection, by: str, verb: str, what: Mapping[str, Any], count: int, reason: str | None) -> None:
-    """One row in the record of what people did; `what` holds no whole phone, and in `reason` long numbers are masked."""
+    """One row in the record of what people did; `what` has no whole phone, long numbers in `reason` are masked."""
     args = {"who": by, "verb": verb, "what": json.dumps(what), "count": count, "reason": mask_numbers(reason)}
     await conn.execute(SQL["audit"], args)
 
@@ -85,14 +85,17 @@ def mask_numbers(text: str | None) -> str | None:
 
 
 async def known(conn: Connection, target: Target, rules: Mapping[str, object] | None) -> None:
-    """Raises `ListenerError` for an account or rule that does not exist; `rules` are those in force, None if unknown."""
+    """Raises `ListenerError` for an account or rule that does not exist; `rules` are those in force, if known.
+
+    Before the first start nothing is known, and anything may be paused.
+    """
     if target.scope is Scope.ACCOUNT:
         names = [row["name"] for row in await accounts.all_accounts(conn)]
     elif target.scope is Scope.RULE and rules is not None:
         names = list(rules)
     else:
         return
-    if target.value not in names:
+    if names and target.value not in names:
         raise ListenerError(f"there is no {target}{did_you_mean(target.value, names)}")
 
 
@@ -121,9 +124,7 @@ async def resume(conn: Connection, target: Target, *, reason: str | None, by: st
     """Ends a pause and lets go of exactly what it held; returns how many messages, None if there was no such pause."""
     async with conn.transaction():
         await conn.execute(SQL["my_turn"], {})
-        row = await (
-            await conn.execute(SQL["resume"], {"target": target.scope, "value": target.value})
-        ).fetchone()
+        row = await (await conn.execute(SQL["resume"], {"target": target.scope, "value": target.value})).fetchone()
         if row is None:
             return None
         released = await _let_on(conn, [row["id"]])

@@ -17,6 +17,13 @@ _VERBS = {
     "db": ("db", "Schema and triggers: plan, install, verify, uninstall, sql."),
     "messages": ("show", "List messages."),
     "message": ("show", "One message with its attempts."),
+    "retry": ("act", "Send messages again."),
+    "cancel": ("act", "Never send messages that wait, are held or unknown."),
+    "release": ("act", "Let go of held messages."),
+    "pause": ("act", "Stop sending: everything, a rule, an account or a phone."),
+    "resume": ("act", "End a pause."),
+    "forget": ("act", "Remove a person's data."),
+    "export": ("act", "All that is kept about a person."),
     "status": ("show", "One screen: backlog, pace, pauses, rules, failures."),
     "simulator": ("daemon", "The CareSoft API on this machine, for trying things out."),
 }

@@ -1,33 +1,19 @@
 """`listener messages`, `message`, `status`: what happened and what waits."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import click
 
-from listener import overview, phones
+from listener import overview
 from listener.cli.common import asynchronous, fail, output_option, print_json, print_table, shown
+from listener.cli.filters import chosen, filter_options
 from listener.database import connect
-from listener.errors import ListenerError, UsageError
-from listener.model import State
-from listener.rules import read
-from listener.settings import Settings, read_settings
-
-_SINCE = {"m": "minutes", "h": "hours", "d": "days"}
+from listener.settings import read_settings
 
 
 @click.command()
-@click.option("--rule", help="Only messages of this rule.")
-@click.option("--watch", help="Only messages of this watch.")
-@click.option(
-    "--state", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state; may be given often."
-)
-@click.option("--key", help="Only messages about this order, account ...")
-@click.option("--thread", help="Only messages of this thread.")
-@click.option("--account", help="Only messages of this CareSoft account.")
-@click.option("--phone", help="Only messages to this phone, in any form.")
-@click.option("--ticket", type=int, help="Only messages on this ticket.")
-@click.option("--since", help="Only messages made since so long: 30m, 6h, 7d.")
+@filter_options
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most so many, newest first."
 )
@@ -36,11 +22,8 @@ _SINCE = {"m": "minutes", "h": "hours", "d": "days"}
 @asynchronous
 async def messages(limit: int, reveal: bool, output: str, **filters: Any) -> None:
     """List messages, newest first."""
-    filters["state"] = list(filters["state"]) or None
-    filters["phone"] = _phone(filters["phone"])
-    filters["since"] = _since(filters["since"])
     async with await connect(read_settings(), "show") as conn:
-        rows = await overview.messages(conn, filters, limit=limit, reveal=reveal)
+        rows = await overview.messages(conn, chosen(filters), limit=limit, reveal=reveal)
     if output == "json":
         print_json(rows)
         return
@@ -77,17 +60,17 @@ async def status(output: str) -> None:
     """One screen: backlog, pace, pauses, rules, failures."""
     settings = read_settings()
     async with await connect(settings, "show") as conn:
-        now = await overview.status(conn, settings, _rates(settings))
+        now = await overview.status(conn, settings)
     if output == "json":
         print_json(now)
         return
     said = now["rules"]
-    counts = ", ".join(f"{n} {state}" for state, n in sorted(now["messages"].items())) or "none yet"
+    counts = ", ".join(f"{n} {state}" for state, n in now["messages"].items() if n) or "none yet"
     lines = {
         "changes to match": now["outbox"],
         "messages": counts,
         "oldest waiting": _duration(now["oldest_waiting_s"]),
-        "sent through in": _duration(now["eta_s"]),
+        "sent through in": "not while a pause has no end" if now["eta_s"] is None else _duration(now["eta_s"]),
         "capture failures": now["capture_failures"] or "none",
         "muted changes": now["muted"] or "none",
         "replicas": now["replicas"] or "none: start `listener run`",
@@ -99,35 +82,18 @@ async def status(output: str) -> None:
     for name, account in now["accounts"].items():
         rate = f"{account['rate']:g}/s" if account["rate"] else "not in the rules"
         pause = (
-            f", PAUSED until {shown(account['paused_until'])}: {account['reason']}" if account["paused_until"] else ""
+            f", PAUSED until {_end(account['paused_until'])}: {account['reason']}" if account["paused_until"] else ""
         )
         click.echo(f"account {name:9} {rate}{pause}")
+    for paused in now["pauses"]:
+        click.echo(
+            f"PAUSED            {paused['target']} until {_end(paused['until'])} by {paused['who']}: {paused['reason']}"
+        )
 
 
-def _rates(settings: Settings) -> dict[str, float]:
-    """Rates per second by account; none where the rules cannot be read here (a status is wanted all the same)."""
-    try:
-        return {name: a.rate.per_second for name, a in read(settings.rules).accounts.items()}
-    except ListenerError:
-        return {}
-
-
-def _phone(text: str | None) -> str | None:
-    if text is None:
-        return None
-    found = phones.normalise(text, migrate_old=True)
-    if isinstance(found, phones.BadPhone):
-        raise UsageError(f"--phone: {phones.reason_text(found)}")
-    return found.number
-
-
-def _since(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    number, unit = text[:-1], text[-1:]
-    if not number.isdigit() or unit not in _SINCE:
-        raise UsageError("--since: write it as 30m, 6h or 7d")
-    return datetime.now(UTC) - timedelta(**{_SINCE[unit]: int(number)})
+def _end(until: datetime | None) -> str:
+    """A pause of a person that has no end is written with the last year there is."""
+    return "somebody resumes" if until is None or until.year == 9999 else shown(until)
 
 
 def _duration(seconds: float | None) -> str:

@@ -108,3 +108,13 @@ CREATE TRIGGER count_finished_gone AFTER DELETE ON listener.finished
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION listener.count_finished();
 CREATE TRIGGER count_finished AFTER UPDATE ON listener.finished
     REFERENCING OLD TABLE AS gone NEW TABLE AS came FOR EACH STATEMENT EXECUTE FUNCTION listener.count_finished();
+
+-- Whether a value, or one of the values of an object, holds these digits, however they are written.
+CREATE FUNCTION listener.mentions(value jsonb, digits text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE jsonb_typeof(value)
+           WHEN 'object' THEN EXISTS (SELECT FROM jsonb_each_text(value) AS v
+                                       WHERE regexp_replace(v.value, '\D', '', 'g') LIKE '%' || digits || '%')
+           WHEN 'null' THEN false
+           ELSE coalesce(regexp_replace(value #>> '{}', '\D', '', 'g') LIKE '%' || digits || '%', false) END
+$$;

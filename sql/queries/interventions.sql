@@ -119,10 +119,6 @@ SELECT id, state, held_by IS NOT NULL AS paused FROM listener.message WHERE id =
 UNION ALL
 SELECT id, state, false FROM listener.finished WHERE id = ANY(%(ids)s::bigint[]);
 
--- name: in_force
--- The text of the rules in force.
-SELECT r.source, r.version FROM listener.fleet f JOIN listener.rules r ON r.version = f.rules_version;
-
 -- name: who
 SELECT session_user::text AS role;
 

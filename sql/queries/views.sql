@@ -4,16 +4,21 @@
 SELECT state, sum(n)::bigint AS n FROM (
     SELECT state, count(*) AS n FROM listener.message GROUP BY state
     UNION ALL
-    SELECT state, count(*) FROM listener.finished GROUP BY state) AS s
+    SELECT state, sum(n) FROM listener.tally GROUP BY state) AS s
  GROUP BY state;
 
 -- name: oldest_waiting
 SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8 AS seconds FROM listener.message WHERE state IN ('waiting', 'sending');
 
--- name: waiting_by_account
-SELECT m.account, count(*) AS n, extract(epoch FROM max(m.due_at) - clock_timestamp())::float8 AS last_due_s,
-       extract(epoch FROM (SELECT a.paused_until FROM listener.account a WHERE a.name = m.account) - clock_timestamp())::float8 AS paused_s
-  FROM listener.message m WHERE m.state IN ('waiting', 'sending') GROUP BY m.account;
+-- name: backlog
+-- How many messages come due when, in steps of 10 s.
+SELECT account, due_s, count(*) AS n
+  FROM (SELECT account, greatest(0, 10 * ceil(extract(epoch FROM due_at - clock_timestamp()) / 10))::float8 AS due_s
+          FROM listener.message WHERE state IN ('waiting', 'sending')) AS m
+ GROUP BY account, due_s ORDER BY account, due_s;
+
+-- name: in_force
+SELECT r.source, r.version FROM listener.fleet f JOIN listener.rules r ON r.version = f.rules_version;
 
 -- name: attempts
 SELECT n, leased_at, replica, ticket_sent, outcome, http_status, detail, ticket_received, ms, ended_at

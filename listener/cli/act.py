@@ -1,0 +1,187 @@
+"""`listener retry`, `cancel`, `release`, `pause`, `resume`, `forget`, `export`: a person's hand, each use audited."""
+
+import sys
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+import click
+
+from listener import interventions, overview, pauses, personal
+from listener.cli.common import asynchronous, fail, output_option, print_json
+from listener.cli.filters import chosen, filter_options, moment, phone
+from listener.database import connect
+from listener.errors import ListenerError, UsageError
+from listener.interventions import Deed, Verb
+from listener.pauses import Scope, Target
+from listener.settings import read_settings
+
+_HELP = {
+    Verb.RETRY: "Send again: rejected, unknown, expired or held messages, by id or by the filters of `messages`.",
+    Verb.CANCEL: "Never send: waiting, held or unknown messages, by id or by the filters of `messages`.",
+    Verb.RELEASE: "Let go of held messages, by id or by the filters of `messages`; with --rule also of its brake.",
+}
+_reason = click.option("--reason", help="Why; kept in the audit.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def _verb(verb: Verb) -> click.Command:
+    @click.command(name=verb.value, help=_HELP[verb])
+    @click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(1, 2**63 - 1))
+    @filter_options
+    @_reason
+    @_yes
+    @output_option
+    @asynchronous
+    async def command(ids: tuple[int, ...], reason: str | None, yes: bool, output: str, **options: Any) -> None:
+        filters = chosen(options)
+        if bool(ids) == bool(filters):
+            raise UsageError("name the messages: either by their ids or by filters such as --rule and --state")
+        settings = read_settings()
+        async with await connect(settings, "act") as conn:
+            picked = list(dict.fromkeys(ids))
+            if ids and not yes and sys.stdin.isatty():
+                click.confirm(f"{verb.value} {len(picked)} messages?", abort=True, err=True)
+            if filters:
+                found = await interventions.candidates(conn, verb, filters)
+                picked = [row["id"] for row in found]
+                if picked:
+                    _confirm(verb.value, Counter(row["state"] for row in found), yes=yes)
+            by = await pauses.who(conn)
+            deed = await interventions.act(conn, settings, verb, picked, by=by, reason=reason, filters=filters or None)
+        _tell(deed, output)
+        if ids and deed.skipped:
+            raise SystemExit(1)
+
+    assert isinstance(command, click.Command)
+    return command
+
+
+def _confirm(what: str, states: "Counter[str]", *, yes: bool) -> None:
+    """Shows how many and asks, on a terminal. Raises `UsageError` where nobody can answer."""
+    counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
+    warning = (
+        " (unknown ones were perhaps sent: a second SMS is possible)" if what == "retry" and states["unknown"] else ""
+    )
+    click.echo(f"{what} {states.total()} messages: {counts}{warning}", err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{what}: nobody is there to confirm {states.total()} messages; add --yes")
+    click.confirm("go on?", abort=True, err=True)
+
+
+def _tell(deed: Deed, output: str) -> None:
+    if output == "json":
+        print_json(
+            {
+                "verb": deed.verb.value,
+                "changed": len(deed.done),
+                "ids": sorted(deed.done),
+                "skipped": [{"id": number, "reason": why} for number, why in sorted(deed.skipped.items())],
+            }
+        )
+        return
+    for number, why in sorted(deed.skipped.items()):
+        click.echo(f"message {number} left alone: {why}", err=True)
+    click.echo(f"{deed.verb.value}: {len(deed.done)} messages")
+
+
+retry, cancel, release = (_verb(verb) for verb in Verb)
+
+
+def _target(rule: str | None, account: str | None, number: str | None) -> Target:
+    given = [
+        Target(scope=scope, value=value)
+        for scope, value in ((Scope.RULE, rule), (Scope.ACCOUNT, account), (Scope.PHONE, number))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise UsageError("give one of --rule, --account and --phone, or none for everything")
+    return given[0] if given else Target(scope=Scope.ALL)
+
+
+@click.command()
+@click.option("--rule", help="Only this rule.")
+@click.option("--account", help="Only this CareSoft account.")
+@click.option("--phone", "number", help="Only this phone, in any form.")
+@click.option("--reason", required=True, help="Why; shown wherever the pause is.")
+@click.option("--until", help="In so long (30m, 6h, 7d) or at 2026-11-22T18:00; without it until `resume`.")
+@output_option
+@asynchronous
+async def pause(
+    rule: str | None, account: str | None, number: str | None, reason: str, until: str | None, output: str
+) -> None:
+    """Stop sending: everything, or one rule, account or phone. What is on its way already is not called back."""
+    if not reason.strip():
+        raise UsageError("--reason: say why in a word or two")
+    end: datetime | None = moment(until, "--until") if until else None
+    target = _target(rule, account, phone(number, "--phone") if number is not None else None)
+    async with await connect(read_settings(), "act") as conn:
+        rules = await overview.rules_in_force(conn)
+        await pauses.known(conn, target, rules.rules.rules if rules else None)
+        held = await pauses.pause(conn, target, reason=reason.strip(), until=end, by=await pauses.who(conn))
+    if output == "json":
+        print_json({"verb": "pause", "target": str(target), "until": end, "held": held})
+        return
+    click.echo(f"paused: {target}" + (f"; {held} messages held" if target.scope in (Scope.RULE, Scope.PHONE) else ""))
+
+
+@click.command()
+@click.option("--rule", help="Only this rule.")
+@click.option("--account", help="Only this CareSoft account.")
+@click.option("--phone", "number", help="Only this phone, in any form.")
+@_reason
+@output_option
+@asynchronous
+async def resume(rule: str | None, account: str | None, number: str | None, reason: str | None, output: str) -> None:
+    """End a pause; what it held is sent, and nothing else."""
+    target = _target(rule, account, phone(number, "--phone") if number is not None else None)
+    async with await connect(read_settings(), "act") as conn:
+        released = await pauses.resume(conn, target, reason=reason, by=await pauses.who(conn))
+        others = await pauses.pauses(conn)
+    still = [str(p.target) for p in others]
+    if released is None:
+        raise fail(f"there is no pause of {target}" + (f"; paused: {', '.join(still)}" if still else ""), 1)
+    if output == "json":
+        print_json({"verb": "resume", "target": str(target), "released": released, "still_paused": still})
+        return
+    click.echo(f"resumed: {target}" + (f"; still paused: {', '.join(still)}" if still else ""))
+
+
+@click.command()
+@click.argument("number", metavar="PHONE")
+@_reason
+@_yes
+@output_option
+@asynchronous
+async def forget(number: str, reason: str | None, yes: bool, output: str) -> None:
+    """Remove a person's data: phone, texts and row values in every table; counts, states and times stay."""
+    who = phone(number, "PHONE")
+    async with await connect(read_settings(), "act") as conn:
+        if not yes:
+            if not sys.stdin.isatty():
+                raise UsageError("forget: nobody is there to confirm; add --yes")
+            click.confirm("This cannot be undone, and cancels what is not sent yet. Go on?", abort=True, err=True)
+        found = await personal.forget(conn, who, by=await pauses.who(conn), reason=reason)
+    if output == "json":
+        print_json({"verb": "forget", "removed": found.removed, "left": found.left})
+    else:
+        for place, n in found.removed.items():
+            click.echo(f"{place}: {n}")
+        for why in found.left:
+            click.echo(f"left: {why}", err=True)
+    if found.again:
+        raise ListenerError("a message is being sent to this phone right now; run it again in a minute")
+
+
+@click.command()
+@click.argument("number", metavar="PHONE")
+@_reason
+@click.option("-o", "--output", type=click.Choice(["json"]), default="json", help="JSON is all there is.")
+@asynchronous
+async def export(number: str, reason: str | None, output: str) -> None:  # noqa: ARG001
+    """All that is kept about a person, as JSON, with the whole phone number."""
+    who = phone(number, "PHONE")
+    async with await connect(read_settings(), "act") as conn:
+        print_json(await personal.export(conn, who, by=await pauses.who(conn), reason=reason))

@@ -1,0 +1,215 @@
+"""A person's hand on messages: retry, cancel, release. Each is one conditional change of state, audited.
+
+Messages are named by id, so that what was shown and confirmed is what is done; what has moved on meanwhile, and what is
+being sent right now, is left alone and reported. Deeds take their turns and lock threads by id before messages, as the
+daemon does, so a race with a running delivery has one of two ends: the request was begun first (left alone), or it
+never is. An answer that comes after a deed is still kept: accepted is accepted.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from listener import messages, overview, planning
+from listener.database import Connection
+from listener.lookups import Lookups
+from listener.model import Change, Op, State
+from listener.pauses import SQL, audit, mask_numbers
+from listener.planning import PlannedRow
+from listener.rules.ruleset import Found, Planned, RuleSet
+from listener.settings import Settings
+
+
+class Verb(StrEnum):
+    """What a person may do to messages."""
+
+    RETRY = "retry"
+    CANCEL = "cancel"
+    RELEASE = "release"
+
+
+# the states that each verb can change
+FROM: Mapping[Verb, frozenset[State]] = {
+    Verb.RETRY: frozenset({State.REJECTED, State.UNKNOWN, State.EXPIRED, State.HELD}),
+    Verb.CANCEL: frozenset({State.WAITING, State.HELD, State.UNKNOWN}),
+    Verb.RELEASE: frozenset({State.HELD}),
+}
+_DONE: Mapping[Verb, str] = {
+    Verb.RETRY: "to be sent again",
+    Verb.CANCEL: "cancelled",
+    Verb.RELEASE: "released",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Deed:
+    """What became of the messages: the ids changed, with the state they are in now; why the others are as they were."""
+
+    verb: Verb
+    done: dict[int, State] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+
+
+async def candidates(conn: Connection, verb: Verb, filters: Mapping[str, object]) -> list[dict[str, Any]]:
+    """`{id, state}` of the messages that fit the filters of `overview.messages` and that `verb` is about.
+
+    Those that are being sent are among them, to be reported as left alone.
+    """
+    rows = await overview.ids(conn, filters)
+    wanted = FROM[verb] | {State.SENDING}
+    return [row for row in rows if row["state"] in wanted]
+
+
+async def act(
+    conn: Connection,
+    settings: Settings,
+    verb: Verb,
+    ids: Sequence[int],
+    *,
+    by: str,
+    reason: str | None,
+    filters: Mapping[str, Any] | None = None,
+) -> Deed:
+    """Does `verb` to these messages; `filters` is how they were chosen, for the audit."""
+    deed = Deed(verb=verb)
+    words = mask_numbers(reason)
+    note = f"{_DONE[verb]} by {by}" + (f": {words}" if words else "")
+    args: dict[str, Any] = {"ids": list(ids), "note": note}
+    rules = await overview.rules_in_force(conn) if verb is Verb.RETRY else None
+    async with conn.transaction():
+        await conn.execute(SQL["my_turn"], {})
+        if verb is Verb.RETRY:
+            await conn.execute(SQL["threads_again"], args)
+        rows = await (await conn.execute(SQL["lock_threads"], args)).fetchall()
+        threads = [row["id"] for row in rows]
+        match verb:
+            case Verb.RETRY:
+                lives = {name: r.expires.total_seconds() for name, r in rules.rules.rules.items()} if rules else {}
+                for query in ("retry", "retry_finished"):
+                    await _do(conn, query, {**args, "lives": json.dumps(lives)}, deed)
+                await _judge_anew(conn, settings, rules, args, deed)
+            case Verb.CANCEL | Verb.RELEASE:
+                await _do(conn, verb.value, args, deed)
+        if verb is Verb.RELEASE and filters and filters.get("rule"):
+            # Whoever releases a rule's messages lets go of its brake too, or the next one is held again.
+            await conn.execute(SQL["release_brakes"], {"rule": filters["rule"]})
+        await conn.execute(SQL["requeue"], {"threads": threads, "wait": verb is Verb.RELEASE})
+        await _explain(conn, verb, ids, deed)
+        what = overview.masked_filters(filters) if filters else {"ids": list(ids)[:1000]}
+        await audit(conn, by, verb.value, what, len(deed.done), reason)
+    return deed
+
+
+async def _do(conn: Connection, query: str, args: Mapping[str, Any], deed: Deed) -> None:
+    rows = await (await conn.execute(SQL[query], args)).fetchall()
+    deed.done |= {row["id"]: State(row["state"]) for row in rows}
+
+
+async def _judge_anew(
+    conn: Connection, settings: Settings, rules: RuleSet | None, args: Mapping[str, Any], deed: Deed
+) -> None:
+    """Messages that were rejected before any request: what was wrong with row, text or phone may be mended by now."""
+    rows = await (await conn.execute(SQL["unsent"], args)).fetchall()
+    if not rows:
+        return
+    lookups = Lookups(settings)
+    try:
+        for row in rows:
+            why = await _judge(conn, lookups, settings, rules, row, args["note"], deed)
+            if why is not None:
+                deed.skipped[row["id"]] = why
+    finally:
+        await lookups.close()
+
+
+async def _judge(
+    conn: Connection,
+    lookups: Lookups,
+    settings: Settings,
+    rules: RuleSet | None,
+    row: Mapping[str, Any],
+    note: str,
+    deed: Deed,
+) -> str | None:
+    """Why one rejected message stays rejected; None when messages took its place, the first of them under its id."""
+    if row["change_id"] is None:
+        return "the change that it came of is no longer kept"
+    if rules is None or row["rule"] not in rules.rules.rules or rules.watch(row["watch"]) is None:
+        return "its rule is not in the rules in force"
+    change = Change(
+        id=row["change_id"],
+        watch=row["watch"],
+        op=Op(row["op"]),
+        key=row["key"],
+        old=row["old"],
+        new=row["new"],
+        at=row["at"],
+    )
+    planned, why = await _plan(conn, lookups, settings, rules, row["rule"], change)
+    fit = [p for p in planned if p.state is State.WAITING and (row["phone"] is None or p.phone == row["phone"])]
+    mine = {"id": row["id"], "rule": row["rule"], "change": change.id, "phones": [p.phone for p in fit], "note": note}
+    had = {r["phone"] for r in await (await conn.execute(SQL["had"], mine)).fetchall()}
+    fit = [p for p in fit if p.phone not in had]
+    if not fit:
+        return why or "the rules in force make no other message of its change"
+    if not await (await conn.execute(SQL["drop_rejected"], mine)).fetchall():
+        return None
+    threads = {(p.account, p.thread) for p in fit}
+    await messages.lock_threads(conn, threads)
+    await messages.insert(conn, rules.version, planning.message_rows(PlannedRow(change, p, p.state, note) for p in fit))
+    kept = await (await conn.execute(SQL["keep_id"], {**mine, "phone": fit[0].phone})).fetchall()
+    await messages.wake_threads(conn, threads)
+    deed.done |= {r["id"]: State(r["state"]) for r in kept}
+    return None
+
+
+async def _plan(
+    conn: Connection, lookups: Lookups, settings: Settings, rules: RuleSet, rule: str, change: Change
+) -> tuple[list[Planned], str | None]:
+    """What the rule makes of the change now, its time to live begun anew, and why that is nothing, if it is."""
+    watch = rules.watch(change.watch)
+    assert watch is not None
+    found: Found = (await lookups.find(watch, [change], patient=False))[0] if watch.lookup else {}
+    now = (await (await conn.execute("SELECT clock_timestamp() AS now")).fetchone() or {})["now"]
+    verdict = next(iter(rules.only(rule).verdicts(change, found, now, settings.mode)))
+    life = rules.rules.rules[rule].expires
+    planned = [
+        replace(m, state=State.WAITING, expires_at=(m.due_at or now) + life, group=None)
+        if m.state in (State.WAITING, State.EXPIRED)
+        else m
+        for m in verdict.messages
+    ]
+    reasons: Iterable[str | None] = (m.reason for m in verdict.messages if m.state is not State.EXPIRED)
+    why = verdict.reason or next((reason for reason in reasons if reason), None)
+    return planned, f"judged anew: {why}" if why else None
+
+
+async def _explain(conn: Connection, verb: Verb, ids: Sequence[int], deed: Deed) -> None:
+    """A reason for each message that was left as it was, and for each that a pause stopped again."""
+    rows = await (await conn.execute(SQL["standing"], {"ids": list(ids)})).fetchall()
+    standing = {row["id"]: row for row in rows}
+    for number in ids:
+        row = standing.get(number)
+        if row is None:
+            deed.skipped.setdefault(number, "there is no such message")
+        elif deed.done.get(number) is State.HELD and row["paused"]:
+            del deed.done[number]
+            deed.skipped[number] = "a pause holds it: `listener resume` lets it go"
+        elif number not in deed.done:
+            deed.skipped.setdefault(number, _why_not(verb, State(row["state"])))
+
+
+def _why_not(verb: Verb, state: State) -> str:
+    match state:
+        case State.SENDING:
+            return "it is being sent right now"
+        case State.WAITING:
+            return "it waits to be sent already"
+        case State.ACCEPTED:
+            return "CareSoft has accepted it"
+        case _ if state in FROM[verb]:
+            return "its phone is on the suppression list, or another message took its place"
+        case _:
+            return f"it is {state.value}"

@@ -1,0 +1,86 @@
+"""All that is kept about one phone: shown whole (`export`) or removed (`forget`), over every table.
+
+What stays after `forget` are numbers, states, times, ticket ids and keys such as an order's number, without which
+nobody could account for what was sent; and, said each time, a place on the suppression list or a pause of this phone,
+which exist so that no SMS is sent to it. CareSoft's own tickets and backups of the database are not reached from here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from listener import phones
+from listener.database import Connection
+from listener.pauses import SQL as DEEDS
+from listener.pauses import audit
+from listener.queries import load
+
+SQL = load("personal")
+
+
+@dataclass(slots=True, kw_only=True)
+class Forgotten:
+    """Rows removed or blanked by table, what is left and why; `again` when a message is on its way just now."""
+
+    removed: dict[str, int] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    again: bool = False
+
+
+async def export(conn: Connection, phone: str, *, by: str, reason: str | None) -> dict[str, Any]:
+    """Everything about `phone` (`0` and nine digits), whole; that somebody looked is written down."""
+    args = await _find(conn, phone)
+    found: dict[str, Any] = {"phone": phone}
+    for name in ("messages", "attempts", "changes", "outbox", "muted", "pauses", "suppression"):
+        found[name] = await _rows(conn, f"export_{name}", args)
+    count = sum(len(rows) for rows in found.values() if isinstance(rows, list))
+    await audit(conn, by, "export", {"phone": phones.mask_phone(phone)}, count, reason)
+    return found
+
+
+async def forget(conn: Connection, phone: str, *, by: str, reason: str | None) -> Forgotten:
+    """Removes everything about `phone`. What is not sent yet is cancelled; doing it again does no harm."""
+    args = await _find(conn, phone)
+    done = Forgotten()
+    async with conn.transaction():
+        await conn.execute(DEEDS["my_turn"], {})
+        await conn.execute(DEEDS["lock_matcher"], {})
+        # Once more, now that nothing new is made; what was found before is found again by its index.
+        args["ids"] = sorted({*args["ids"], *(r["id"] for r in await _rows(conn, "messages", args))})
+        threads = [row["id"] for row in await _rows(conn, "lock_threads", args)]
+        theirs = [row["id"] for row in await _rows(conn, "messages", args) if row["theirs"]]
+        note = f"forgotten by {by}"
+        await conn.execute(DEEDS["cancel"], {"ids": theirs, "note": note})
+        for table in ("changes", "outbox", "muted", "messages", "attempts", "saves", "threads"):
+            cursor = await conn.execute(SQL[f"forget_{table}"], args)
+            done.removed[table] = cursor.rowcount
+        await conn.execute(DEEDS["requeue"], {"threads": threads, "wait": True})
+        await _left(conn, args, done)
+        count = sum(done.removed.values())
+        await audit(conn, by, "forget", {"phone": phones.mask_phone(phone)}, count, reason)
+    return done
+
+
+async def _left(conn: Connection, args: Mapping[str, Any], done: Forgotten) -> None:
+    states = [row["state"] for row in await _rows(conn, "left_messages", args)]
+    done.again = "sending" in states
+    if states:
+        done.left.append(f"{len(states)} unfinished messages that are being sent or go to others and name this phone")
+    if await _rows(conn, "export_pauses", args):
+        done.left.append("a pause of this phone, which keeps SMS from it; `listener resume --phone` ends it")
+    if await _rows(conn, "export_suppression", args):
+        done.left.append("its place on the suppression list, so that no SMS is sent to it")
+
+
+async def _find(conn: Connection, phone: str) -> dict[str, Any]:
+    """Ids of messages and changes about `phone`. Reads whole tables, so it takes its time and holds no lock."""
+    args: dict[str, Any] = {"phone": phone, "digits": phone[1:]}
+    await conn.execute(SQL["no_limit"], {})
+    args["ids"] = [row["id"] for row in await _rows(conn, "messages", args)]
+    args["changes"] = [row["id"] for row in await _rows(conn, "changes", args)]
+    await conn.execute(SQL["limit"], {})
+    return args
+
+
+async def _rows(conn: Connection, query: str, args: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return await (await conn.execute(SQL[query], args)).fetchall()

@@ -1,0 +1,87 @@
+-- All that is kept about one phone. `mentions` compares digits, so that every way of writing it is found.
+
+-- name: no_limit
+SELECT set_config('statement_timeout', '0', false);
+
+-- name: limit
+SELECT set_config('statement_timeout', '60s', false);
+
+-- name: messages
+-- Messages to the phone, and those whose text names it.
+SELECT id, phone IS NOT DISTINCT FROM %(phone)s AS theirs, state FROM listener.message
+ WHERE phone = %(phone)s OR text LIKE '%%' || %(digits)s || '%%'
+UNION ALL
+SELECT id, phone IS NOT DISTINCT FROM %(phone)s, state FROM listener.finished
+ WHERE phone = %(phone)s OR text LIKE '%%' || %(digits)s || '%%'
+ ORDER BY id;
+
+-- name: changes
+SELECT id FROM listener.change
+ WHERE id IN (SELECT change_id FROM listener.message WHERE phone = %(phone)s
+              UNION ALL SELECT change_id FROM listener.finished WHERE phone = %(phone)s)
+    OR listener.mentions(new, %(digits)s) OR listener.mentions(old, %(digits)s) OR listener.mentions(to_jsonb(key), %(digits)s)
+ ORDER BY id;
+
+-- name: export_messages
+SELECT * FROM listener.messages WHERE id = ANY(%(ids)s::bigint[]) ORDER BY id;
+
+-- name: export_attempts
+SELECT message_id, n, leased_at, ended_at, outcome, http_status, detail, ticket_sent, ticket_received
+  FROM listener.attempt WHERE message_id = ANY(%(ids)s::bigint[]) ORDER BY message_id, n;
+
+-- name: export_changes
+SELECT id, watch, op, key, old, new, at, note FROM listener.change WHERE id = ANY(%(changes)s::bigint[]) ORDER BY id;
+
+-- name: export_outbox
+SELECT id, watch, op, key, old, new, at FROM listener.outbox
+ WHERE listener.mentions(new, %(digits)s) OR listener.mentions(old, %(digits)s) OR listener.mentions(to_jsonb(key), %(digits)s);
+
+-- name: export_muted
+SELECT id, watch, op, key, old, new, at, reason FROM listener.muted
+ WHERE listener.mentions(new, %(digits)s) OR listener.mentions(old, %(digits)s) OR listener.mentions(to_jsonb(key), %(digits)s);
+
+-- name: export_pauses
+SELECT target, reason, until, since FROM listener.pause WHERE target = 'phone' AND value = %(phone)s;
+
+-- name: export_suppression
+SELECT reason, since FROM listener.suppression WHERE phone = %(phone)s;
+
+-- name: lock_threads
+SELECT t.id FROM listener.thread t
+ WHERE t.id IN (SELECT thread_id FROM listener.message WHERE id = ANY(%(ids)s::bigint[]))
+    OR listener.mentions(to_jsonb(t.name), %(digits)s)
+ ORDER BY t.id FOR UPDATE;
+
+-- name: forget_changes
+UPDATE listener.change SET old = NULL, new = NULL, note = 'forgotten',
+       key = CASE WHEN listener.mentions(to_jsonb(key), %(digits)s) THEN 'forgotten' ELSE key END
+ WHERE id = ANY(%(changes)s::bigint[]) AND note IS DISTINCT FROM 'forgotten';
+
+-- name: forget_outbox
+DELETE FROM listener.outbox
+ WHERE listener.mentions(new, %(digits)s) OR listener.mentions(old, %(digits)s) OR listener.mentions(to_jsonb(key), %(digits)s);
+
+-- name: forget_muted
+DELETE FROM listener.muted
+ WHERE listener.mentions(new, %(digits)s) OR listener.mentions(old, %(digits)s) OR listener.mentions(to_jsonb(key), %(digits)s);
+
+-- name: forget_messages
+-- Also what was rejected for want of a phone, if it came of one of these changes.
+UPDATE listener.finished
+   SET phone = NULLIF(phone, %(phone)s), text = NULL, save = NULL, joins = NULL,
+       reason = CASE WHEN listener.mentions(to_jsonb(reason), %(digits)s) THEN NULL ELSE reason END,
+       key = CASE WHEN listener.mentions(to_jsonb(key), %(digits)s) THEN 'forgotten' ELSE key END,
+       thread = CASE WHEN listener.mentions(to_jsonb(thread), %(digits)s) THEN 'forgotten:' || coalesce(thread_id, 0) ELSE thread END
+ WHERE id = ANY(%(ids)s::bigint[]) OR (phone IS NULL AND text IS NOT NULL AND change_id = ANY(%(changes)s::bigint[]));
+
+-- name: forget_attempts
+UPDATE listener.attempt SET detail = NULL WHERE message_id = ANY(%(ids)s::bigint[]) AND detail IS NOT NULL;
+
+-- name: forget_saves
+DELETE FROM listener.ticket_save WHERE message_id = ANY(%(ids)s::bigint[]) OR listener.mentions(params, %(digits)s);
+
+-- name: forget_threads
+UPDATE listener.thread SET name = 'forgotten:' || id WHERE listener.mentions(to_jsonb(name), %(digits)s) AND lease IS NULL;
+
+-- name: left_messages
+SELECT state FROM listener.message WHERE phone = %(phone)s OR text LIKE '%%' || %(digits)s || '%%';

@@ -1,0 +1,225 @@
+"""retry, cancel, release: what they change, what they leave alone, and how a race with a running delivery ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from listener.simulator.gateway import Answer, Break, Fault, Moment, Request
+from tests.support.verbs import Said, verb
+from tests.support.world import World, open_world, rules_text
+
+LOST = Fault(action=Break(moment=Moment.BEFORE_ANSWER))
+
+
+@dataclass(slots=True)
+class Gate:
+    """Holds requests at the gateway before their effect, while it is closed."""
+
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, _request: Request) -> None:
+        self.reached.set()
+        await self.open.wait()
+
+
+@asynccontextmanager
+async def world_with_gate(database: str) -> AsyncIterator[tuple[World, Gate]]:
+    gate = Gate()
+    async with open_world(database, on_request=gate) as world:
+        try:
+            yield world, gate
+        finally:
+            gate.open.set()
+
+
+async def say(world: World, *words: object) -> Said:
+    return await verb(world.environment(), *words)
+
+
+async def number(world: World, text: str) -> int:
+    return int((await world.one("SELECT id FROM listener.messages WHERE text = %s", text))["id"])
+
+
+async def state(world: World, text: str) -> str:
+    return str((await world.one("SELECT state FROM listener.messages WHERE text = %s", text))["state"])
+
+
+async def test_retry_sends_an_unknown_message_once_more_however_often_it_is_asked_for(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(LOST)
+        await world.note("a", "one")
+        async with world.service():
+            await world.settled()
+            assert await world.states() == {"one": "unknown"}
+            message = await number(world, "one")
+            said = await asyncio.gather(*(say(world, "retry", message, "-o", "json") for _ in range(3)))
+            await world.settled()
+        assert sorted(s.code for s in said) == [0, 1, 1]
+        assert await world.states() == {"one": "accepted"}
+        assert world.arrived() == ["one", "one"]
+        audit = await world.rows("SELECT verb, count FROM listener.audit ORDER BY count")
+        assert [(r["verb"], r["count"]) for r in audit] == [("retry", 0), ("retry", 0), ("retry", 1)]
+
+
+async def test_an_answer_that_comes_after_a_retry_ends_it_before_it_is_sent(erp_database: str) -> None:
+    async with world_with_gate(erp_database) as (world, gate):
+        await world.note("a", "one")
+        async with world.service():
+            await asyncio.wait_for(gate.reached.wait(), 10)
+            # The sweep gives up on the permit while its request is still on its way.
+            await world.db.execute("UPDATE listener.message SET lease_until = now() - interval '1 s'")
+            await world.until("SELECT state = 'unknown' FROM listener.message")
+            assert (await say(world, "pause", "--reason", "let us see")).code == 0
+            assert (await say(world, "retry", await number(world, "one"))).code == 0
+            gate.open.set()
+            await world.until("SELECT state = 'accepted' FROM listener.messages")
+            assert (await say(world, "resume")).code == 0
+            await world.settled()
+        assert world.arrived() == ["one"]
+        assert await world.states() == {"one": "accepted"}
+
+
+async def test_what_is_being_sent_is_left_alone(erp_database: str) -> None:
+    async with world_with_gate(erp_database) as (world, gate):
+        await world.note("a", "one")
+        async with world.service():
+            await asyncio.wait_for(gate.reached.wait(), 10)
+            message = await number(world, "one")
+            for word in ("cancel", "retry", "release"):
+                said = await say(world, word, message)
+                assert said.code == 1
+                assert "being sent" in said.err
+            gate.open.set()
+            await world.settled()
+        assert await world.states() == {"one": "accepted"}
+        assert world.arrived() == ["one"]
+
+
+async def test_a_cancelled_message_that_was_sent_after_all_is_shown_as_accepted(erp_database: str) -> None:
+    async with world_with_gate(erp_database) as (world, gate):
+        await world.note("a", "one")
+        async with world.service():
+            await asyncio.wait_for(gate.reached.wait(), 10)
+            await world.db.execute("UPDATE listener.message SET lease_until = now() - interval '1 s'")
+            await world.until("SELECT state = 'unknown' FROM listener.message")
+            assert (await say(world, "cancel", await number(world, "one"))).code == 0
+            assert await state(world, "one") == "cancelled"
+            gate.open.set()
+            await world.until("SELECT state = 'accepted' FROM listener.messages")
+        row = await world.one("SELECT reason, ticket_id FROM listener.messages")
+        assert row["reason"].startswith("sent after all")
+        assert row["ticket_id"] == world.gateway.state.ledger[0].ticket_id
+        status = (await say(world, "status", "-o", "json")).json
+        assert (status["messages"]["accepted"], status["messages"]["cancelled"]) == (1, 0)
+
+
+async def test_a_message_that_the_gateway_refused_is_sent_again_as_it_is(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(Fault(action=Answer(status=400, message="no")))
+        await world.note("a", "one")
+        async with world.service():
+            await world.settled()
+            assert await world.states() == {"one": "rejected"}
+            message = await number(world, "one")
+            assert (await say(world, "retry", message, "--reason", "asked on 0912345678")).code == 0
+            await world.settled()
+        row = await world.one("SELECT id, state, attempts FROM listener.messages")
+        assert (row["id"], row["state"], row["attempts"]) == (message, "accepted", 2)
+        audit = await world.one("SELECT who, verb, what, count, reason FROM listener.audit")
+        assert (audit["verb"], audit["count"], audit["what"]["ids"]) == ("retry", 1, [message])
+        assert audit["reason"] == "asked on 091***678"
+        assert "/" in audit["who"]
+
+
+async def test_a_message_rejected_before_any_request_is_judged_anew(erp_database: str) -> None:
+    bad = rules_text().replace("{{ new.body }}", "{{ new.body }}{{ new.topic.nothing }}")
+    async with open_world(erp_database, rules=bad) as world:
+        await world.note("a", "one")
+        async with world.service():
+            await world.until("SELECT state = 'rejected' FROM listener.messages")
+            message = (await world.one("SELECT id FROM listener.messages"))["id"]
+            said = await say(world, "retry", message)
+            assert said.code == 1
+            assert "judged anew" in said.err
+        world.use_rules(rules_text())
+        async with world.service():
+            assert (await say(world, "retry", message)).code == 0
+            await world.settled()
+        assert await world.states() == {"one": "accepted"}
+        assert await number(world, "one") == message
+        assert (await say(world, "retry", message)).code == 1
+
+
+async def test_an_expired_message_gets_its_whole_time_again(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.note("a", "one")
+        assert (await say(world, "pause", "--account", "main", "--reason", "x")).code == 0
+        async with world.service():
+            await world.until("SELECT count(*) = 1 FROM listener.message")
+            await world.db.execute("UPDATE listener.message SET expires_at = now() - interval '1 s'")
+            await world.until("SELECT state = 'expired' FROM listener.messages")
+            assert (await say(world, "retry", "--state", "expired", "--yes", "-o", "json")).json["changed"] == 1
+            left = await world.one("SELECT extract(epoch FROM expires_at - now())::float8 AS s FROM listener.message")
+            assert 21500 < left["s"] <= 21600
+            assert (await say(world, "resume", "--account", "main")).code == 0
+            await world.settled()
+        assert world.arrived() == ["one"]
+
+
+async def test_release_and_cancel_by_filter_need_a_yes_where_nobody_can_be_asked(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        assert (await say(world, "pause", "--account", "main", "--reason", "wait")).code == 0
+        await world.notes([("a", "one"), ("b", "two"), ("c", "three")])
+        async with world.service():
+            await world.until("SELECT count(*) = 3 FROM listener.message")
+            await world.db.execute("UPDATE listener.message SET state = 'held' WHERE text <> 'three'")
+            said = await say(world, "cancel", "--key", "a")
+            assert said.code == 2
+            assert "--yes" in said.err
+            assert await state(world, "one") == "held"
+            assert (await say(world, "cancel", "--key", "a", "--yes", "-o", "json")).json["changed"] == 1
+            assert (await say(world, "release", "--rule", "note", "--yes", "-o", "json")).json["changed"] == 1
+            assert (await say(world, "cancel")).code == 2
+            assert (await say(world, "cancel", 1, "--rule", "note")).code == 2
+            assert (await say(world, "cancel", 999999)).code == 1
+            assert (await say(world, "resume", "--account", "main")).code == 0
+            await world.settled()
+        assert sorted(world.arrived()) == ["three", "two"]
+        assert await state(world, "one") == "cancelled"
+
+
+async def test_a_phone_on_the_suppression_list_is_not_retried(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(LOST)
+        await world.note("a", "one")
+        async with world.service():
+            await world.settled()
+            await world.db.execute("INSERT INTO listener.suppression VALUES ('0980000000', 'asked', now(), 'test')")
+            said = await say(world, "retry", await number(world, "one"))
+            assert said.code == 1
+            assert "suppression" in said.err
+        assert world.arrived() == ["one"]
+
+
+@pytest.mark.parametrize("if_unsure", ["hold", "resend"])
+async def test_at_most_one_more_request_after_an_unclear_answer_and_only_where_the_rule_says_so(
+    erp_database: str, if_unsure: str
+) -> None:
+    async with open_world(erp_database, rules=rules_text(defaults=f"if_unsure: {if_unsure}")) as world:
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), content="lost", times=None))
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), content="late", times=1))
+        await world.notes([("a", "lost"), ("b", "late"), ("c", "well")])
+        async with world.service():
+            await world.settled(40)
+        again = 2 if if_unsure == "resend" else 1
+        assert {text: world.arrived().count(text) for text in ("lost", "late", "well")} == {
+            "lost": again,
+            "late": again,
+            "well": 1,
+        }
+        late = "accepted" if if_unsure == "resend" else "unknown"
+        assert await world.states() == {"lost": "unknown", "late": late, "well": "accepted"}
