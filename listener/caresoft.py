@@ -9,7 +9,7 @@ an answer are read, undecompressed. (Facts: docs.caresoft.vn, "Tin nhắn SMS" a
 import json
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -108,7 +108,11 @@ class CareSoft:
         if ticket is not None:
             sms["ticket_id"] = ticket
         body = json.dumps({"sms": sms}, ensure_ascii=False).encode()
-        return await self._request("POST", access, "sms", body, in_time, lambda s, h, b: read_answer(s, h, b, ticket))
+
+        def read(status: int, retry_after: str | None, answer: bytes) -> Outcome:
+            return read_answer(status, retry_after, answer, ticket, (access.token, text))
+
+        return await self._request("POST", access, "sms", body, in_time, read)
 
     async def _request(
         self,
@@ -140,11 +144,16 @@ class CareSoft:
             return Unknown(cause=cause) if trace.written else Unreachable(cause=cause)
 
 
-def read_answer(status: int, retry_after: str | None, body: bytes, ticket: int | None) -> Outcome:
-    """What a complete answer to a POST of an SMS says; `ticket` is the one the request named, if any."""
+def read_answer(
+    status: int, retry_after: str | None, body: bytes, ticket: int | None, secrets: Sequence[str] = ()
+) -> Outcome:
+    """What a complete answer to a POST of an SMS says; `ticket` is the one the request named, if any.
+
+    `secrets` of the request are not repeated, should the gateway do so.
+    """
     answer = _json(body)
     code = str(answer.get("code", "")).strip().casefold()
-    message = gateway_words(answer.get("message"))
+    message = gateway_words(answer.get("message"), secrets)
     match status:
         case 200 if code == "ok":
             given = _ticket_id(answer.get("ticket"))
@@ -176,9 +185,12 @@ def read_answer(status: int, retry_after: str | None, body: bytes, ticket: int |
             return Unknown(cause=message or f"status {status}", status=status)
 
 
-def gateway_words(message: object) -> str:
-    """What the gateway said, fit to be kept: one line, short, long numbers masked."""
-    text = _CONTROL.sub(" ", message if isinstance(message, str) else "")
+def gateway_words(message: object, secrets: Sequence[str] = ()) -> str:
+    """What the gateway said, fit to be kept: one line, short, without `secrets`, long numbers masked."""
+    text = message if isinstance(message, str) else ""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    text = _CONTROL.sub(" ", text)
     return _LONG_NUMBER.sub(lambda m: m[0][:3] + "***" + m[0][-3:], text).strip()[:200]
 
 
