@@ -19,7 +19,8 @@ async def test_a_slot_is_given_once_however_many_waited_for_it(erp_database: str
             await holder.execute("SELECT FROM listener.account FOR UPDATE")
             looks = [asyncio.create_task(_lease(conn)) for conn in asking]
             await world.until(
-                "SELECT count(*) = 3 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                """SELECT count(*) = 3 FROM pg_stat_activity
+                    WHERE wait_event_type = 'Lock' AND datname = current_database()"""
             )
         given = [len((await look).leases) for look in looks]
         for conn in (holder, *asking):

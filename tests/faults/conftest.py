@@ -1,0 +1,27 @@
+"""A server of its own for what harms a server."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from listener.simulator.postgres import Server
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def crashable() -> Iterator[Server]:
+    """A server with its data on disk, that cases crash, fill and freeze."""
+    with Server(durable=True, settings={"max_connections": 60}) as server:
+        yield server
+
+
+@pytest.fixture
+def crashable_database(crashable: Server) -> Iterator[str]:
+    """The DSN of an empty database on it."""
+    crashable.start()
+    name = f"crash_{next(_numbers)}"
+    yield crashable.create_database(name)
+    crashable.start()
+    crashable.drop_database(name)
