@@ -5,20 +5,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from listener import capture
 from listener.database import Connection, loads_exact
 from listener.errors import ListenerError
 from listener.lookups import Lookups
-from listener.model import Change, Op, State
+from listener.model import Change, Op, State, key_text
 from listener.queries import load
-from listener.rules.ruleset import RuleSet, Verdict
+from listener.rules.ruleset import Planned, RuleSet, Verdict
 from listener.settings import Settings
 from listener.templates import Missing, Row
 
 SQL = load("preview")
-_VERDICTS = {State.REJECTED: "reject", State.EXPIRED: "skip", State.SUPPRESSED: "skip"}
+_VERDICTS = {
+    State.REJECTED: "reject",
+    State.EXPIRED: "skip",
+    State.SUPPRESSED: "skip",
+    State.SHADOW: "skip",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,8 @@ def rows_of(text: str) -> Rows:
 async def row_by_key(conn: Connection, rules: RuleSet, watch_name: str, key: str) -> Rows:
     """The row of the watched table that has this key now. Raises `ListenerError` when there is none."""
     watch = rules.rules.watch[watch_name]
+    if watch.table is None:
+        raise ListenerError(f"watch {watch_name} is a query, not a table: give its row with --row")
     wanted = await capture.wanted(conn, watch_name, watch, rules.used_columns(watch_name))
     query = sql.SQL("SELECT to_jsonb({row}) AS row FROM {table} AS {row} WHERE {key} = %(key)s LIMIT 1").format(
         row=sql.Identifier("_row"), table=wanted.table.identifier, key=capture.key_of(wanted, "_row")
@@ -84,8 +92,7 @@ def _change(rules: RuleSet, rule: str, rows: Rows, key: str | None) -> Change:
     op = Op.INSERT if rows.old_known and rows.old is None else Op.UPDATE if rows.new is not None else Op.DELETE
     row = rows.new if rows.new is not None else rows.old or {}
     if key is None:
-        named = [str(row[column]) for column in rules.rules.watch[on].key if row.get(column) is not None]
-        key = "/".join(named) or str(next(iter(row.values()), ""))
+        key = key_text(rules.rules.watch[on].key, row)
     return Change(id=0, watch=on, op=op, key=key, old=rows.old, new=rows.new, at=datetime.now(UTC))
 
 
@@ -98,10 +105,7 @@ async def _shape(verdict: Verdict, conn: Connection | None) -> dict[str, Any]:
     for m in verdict.messages:
         ticket = m.ticket
         if ticket is None and conn is not None:
-            row = await (
-                await conn.execute(SQL["remembered_ticket"], {"account": m.account, "thread": m.thread})
-            ).fetchone()
-            ticket = row["ticket_id"] if row else None
+            ticket = await _remembered_ticket(conn, m)
         messages.append(
             {
                 "to": m.phone,
@@ -116,3 +120,13 @@ async def _shape(verdict: Verdict, conn: Connection | None) -> dict[str, Any]:
         )
     reason = next((m.reason for m in verdict.messages if m.reason), None)
     return {"rule": verdict.rule, "verdict": overall, "reason": reason, "messages": messages}
+
+
+async def _remembered_ticket(conn: Connection, message: Planned) -> int | None:
+    try:
+        cursor = await conn.execute(SQL["remembered_ticket"], {"account": message.account, "thread": message.thread})
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege):
+        # Not installed here yet, so nothing is remembered.
+        return None
+    row = await cursor.fetchone()
+    return row["ticket_id"] if row else None
