@@ -2,7 +2,7 @@
 writes it down."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -83,9 +83,9 @@ def settlement(result: Result, uniform: Callable[[], float] = random.random) -> 
         return becomes(State.WAITING, outcome, reason, counts=False)
 
     match result.outcome:
-        case Accepted(ticket=ticket):
+        case Accepted(ticket=ticket, note=note):
             differs = lease.ticket is not None and ticket != lease.ticket
-            reason = f"the gateway used ticket {ticket} instead of {lease.ticket}" if differs else None
+            reason = f"the gateway used ticket {ticket} instead of {lease.ticket}" if differs else note
             return becomes(State.ACCEPTED, "accepted", reason, ticket_received=ticket)
         case Rejected(reason=reason):
             return becomes(State.REJECTED, "rejected", f"refused by the gateway: {reason}")
@@ -152,14 +152,16 @@ async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[
             await _settle_account(conn, account, [r for r in results if r.lease.account == account], uniform)
 
 
-def _waves(results: Sequence[Result]) -> Iterator[list[Result]]:
+def _waves(results: Sequence[Result]) -> list[list[Result]]:
     """One result per thread at a time: a permit given up by the sweep and then answered comes twice."""
-    rest = list(results)
-    while rest:
-        wave = list({result.lease.thread_id: result for result in reversed(rest)}.values())
-        yield wave
-        taken = set(map(id, wave))
-        rest = [result for result in rest if id(result) not in taken]
+    waves: list[dict[int, Result]] = []
+    for result in results:
+        thread = result.lease.thread_id
+        wave = next((wave for wave in waves if thread not in wave), None)
+        if wave is None:
+            waves.append(wave := {})
+        wave[thread] = result
+    return [list(wave.values()) for wave in waves]
 
 
 async def _settle_account(
