@@ -113,13 +113,15 @@ UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
 UPDATE listener.message m
    SET due_at = greatest(m.due_at, m.quiet_until), order_at = greatest(m.order_at, m.quiet_until),
        quiet_at = m.quiet_at + n.days * interval '1 day', quiet_until = m.quiet_until + n.days * interval '1 day'
-  FROM listener.thread t CROSS JOIN LATERAL listener.head(t.id) AS h,
-       LATERAL (SELECT greatest(1, ceil(extract(epoch FROM clock_timestamp() - x.quiet_until) / 86400)) AS days
-                  FROM listener.message x WHERE x.id = h.id) AS n
- WHERE t.lease = %(lease)s AND m.id = h.id AND m.quiet_at <= clock_timestamp();
+  FROM (SELECT x.id, greatest(1, ceil(extract(epoch FROM clock_timestamp() - x.quiet_until) / 86400)) AS days
+          FROM listener.message x
+         WHERE x.id = ANY(ARRAY(SELECT h.id FROM listener.thread t, listener.head(t.id) AS h WHERE t.lease = %(lease)s))
+           AND x.quiet_at <= clock_timestamp()) AS n
+ WHERE m.id = n.id;
 
 -- name: arm
--- The first message of each claimed thread gets its permit: one row of attempt, one request.
+-- The first message of each claimed thread gets its permit: one row of attempt, one request. The state is compared as an
+-- expression, so that no plan ever walks a partial index of all that waits instead of the few primary keys.
 WITH armed AS (
     UPDATE listener.message m
        SET state = 'sending', lease = %(lease)s, permits = m.permits + 1, attempts = m.attempts + 1,
@@ -130,8 +132,10 @@ WITH armed AS (
                               THEN format('ticket %%s was refused before: not asked for again', m.ticket_own)
                               WHEN m.ticket_own IS NULL AND t.ticket_id IS NULL AND t.ticket_wait_until IS NOT NULL
                               THEN 'without a ticket: the message that may have made one was not answered' END
-      FROM listener.thread t CROSS JOIN LATERAL listener.head(t.id) AS h
-     WHERE t.lease = %(lease)s AND m.id = h.id AND m.state = 'waiting'
+      FROM listener.thread t
+     WHERE t.id = m.thread_id
+       AND m.id = ANY(ARRAY(SELECT h.id FROM listener.thread x, listener.head(x.id) AS h WHERE x.lease = %(lease)s))
+       AND m.state || '' = 'waiting'
        AND m.due_at <= clock_timestamp() AND m.expires_at > clock_timestamp()
        AND (m.quiet_at IS NULL OR m.quiet_at > clock_timestamp())
     RETURNING m.id, m.permits, m.thread_id, m.account, m.rule, m.phone, m.text, m.ticket_sent
