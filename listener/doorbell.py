@@ -100,6 +100,7 @@ class Promise:
         """From now on triggers ring. Returns the horizon: transactions below it may still trust the old promise."""
         async with self._link.use() as conn:
             await conn.execute(SQL["promise"], {"ms": 0})
+            # In a transaction of its own, begun after the other's end: whoever still read the old promise is below it.
             row = await (await conn.execute(SQL["horizon"], {})).fetchone()
         self._until, self._signed = 0.0, monotonic()
         assert row is not None
@@ -111,10 +112,14 @@ class Promise:
             row = await (await conn.execute(SQL["passed"], {"horizon": horizon})).fetchone()
         return bool(row and row["passed"])
 
-    async def sign_of_life(self) -> None:
-        """Somebody is there to be rung; written every few seconds, and never over a promise that holds."""
+    async def sign_of_life(self) -> bool:
+        """Somebody is there to be rung; written every few seconds, and never over a promise that holds.
+
+        Returns False when the last one came too late, so that changes may have been made without a ring: `lapse`.
+        """
         if monotonic() - self._signed < SIGN_OF_LIFE:
-            return
+            return True
         async with self._link.use() as conn:
-            await conn.execute(SQL["alive"], {})
+            row = await (await conn.execute(SQL["alive"], {})).fetchone()
         self._signed = monotonic()
+        return bool(row and not row["silent"])

@@ -66,6 +66,8 @@ class Matcher:
         self._batch = BATCH
         self._failures = 0
         self._said = False
+        # when it last looked and the database answered
+        self.moved_at = monotonic()
 
     async def close(self) -> None:
         await self._link.close()
@@ -90,31 +92,37 @@ class Matcher:
         `horizon` is None while every change since would ring.
         """
         horizon: int | None = await self._promise.lapse()
-        worked_at = monotonic()
+        lapsed_at = worked_at = monotonic()
         while not stopping.is_set():
             self._doorbell.rung.clear()
             # Asked before the look: what those transactions wrote can be seen by it.
             settled = horizon is None or await self._promise.passed(horizon)
-            if found := await self.look():
+            found = await self.look()
+            self.moved_at = monotonic()
+            if found is None:
+                # What the other replica took may lack the newest change, so its look does not stand for ours.
+                await wait_for_any(stopping, seconds=0.02)
+            elif found:
                 worked_at = monotonic()
                 if found > BUSY or self._promise.given:
                     await self._promise.extend(PROMISE)
                     horizon = None
-            elif self._promise.given:
-                if monotonic() - worked_at < LINGER:
-                    await self._promise.extend(PROMISE)
-                    await wait_for_any(stopping, seconds=LOOK)
-                else:
-                    horizon = await self._promise.lapse()
+            elif self._promise.given and monotonic() - worked_at < LINGER:
+                await self._promise.extend(PROMISE)
+                await wait_for_any(stopping, seconds=LOOK)
+            elif self._promise.given or not await self._promise.sign_of_life():
+                horizon, lapsed_at = await self._promise.lapse(), monotonic()
             elif not settled:
-                await wait_for_any(self._doorbell.rung, stopping, seconds=0.02)
+                # A change in a transaction that has been open for long can wait a little of that.
+                await wait_for_any(
+                    self._doorbell.rung, stopping, seconds=min(0.25, max(LOOK, (monotonic() - lapsed_at) / 20))
+                )
             else:
                 horizon = None
-                await self._promise.sign_of_life()
                 await wait_for_any(self._doorbell.rung, stopping, seconds=POLL)
 
-    async def look(self) -> int:
-        """Matches one batch; the number of changes, 0 also when another replica is at it."""
+    async def look(self) -> int | None:
+        """Matches one batch; returns the number of changes, None when another replica is at it."""
         rules = self._book.current
         async with self._link.use(30.0) as conn:
             async with conn.pipeline():
@@ -130,7 +138,7 @@ class Matcher:
                 if newer is not None and rows:
                     await self._book.follow(newer)
                     return 1
-                return 0
+                return 0 if lock["mine"] else None
             changes = [_change(row) for row in rows]
             found = await self._find(rules, changes)
             groups = await limits.open_groups(conn, rules, changes)

@@ -1,10 +1,11 @@
 -- name: lock
 -- One matcher at a time; the lock ends with its transaction, so a dead or frozen matcher is replaced in seconds.
-SELECT pg_try_advisory_xact_lock(7466382154) AS mine, (SELECT rules_version FROM listener.fleet) AS version;
+SELECT set_config('listener.matcher', pg_try_advisory_xact_lock(7466382154)::text, true) = 'true' AS mine, (SELECT rules_version FROM listener.fleet) AS version;
 
 -- name: take
 -- The oldest changes, if this transaction holds the matcher's lock.
-SELECT id, watch, op, key, old, new, at, now() AS now FROM listener.outbox ORDER BY id LIMIT %(limit)s;
+SELECT id, watch, op, key, old, new, at, now() AS now FROM listener.outbox
+ WHERE current_setting('listener.matcher', true) = 'true' ORDER BY id LIMIT %(limit)s;
 
 -- name: done
 -- Moves matched changes to the history.
