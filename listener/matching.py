@@ -32,8 +32,10 @@ SQL = load("outbox")
 BATCH = 500
 # look this often, rung or not
 POLL = 1.0
-# a look that finds more than this many changes shows that the ERP is busy: promise instead of being rung
+# a look that finds more than this many changes, or some so soon (seconds) after others, shows that the ERP is busy:
+# promise instead of being rung
 BUSY = 3
+SOON = 0.01
 # seconds that a promise lasts, between looks while it lasts, and without a change until it is let lapse
 PROMISE = 0.25
 LOOK = 0.004
@@ -103,8 +105,8 @@ class Matcher:
                 # What the other replica took may lack the newest change, so its look does not stand for ours.
                 await wait_for_any(stopping, seconds=0.02)
             elif found:
-                worked_at = monotonic()
-                if found > BUSY or self._promise.given:
+                soon, worked_at = monotonic() - worked_at < SOON, monotonic()
+                if found > BUSY or soon or self._promise.given:
                     await self._promise.extend(PROMISE)
                     horizon = None
             elif self._promise.given and monotonic() - worked_at < LINGER:
@@ -197,9 +199,9 @@ async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], pl
             await messages.file(conn, rules.version, filed)
         if touched:
             await messages.wake_threads(conn, touched)
-        await conn.execute(
-            SQL["done"], {"ids": [c.id for c in changes], "noted": list(notes), "notes": list(notes.values())}
-        )
+        ids = [c.id for c in changes]
+        args = {"ids": ids, "noted": list(notes), "notes": list(notes.values()), "version": rules.version}
+        await conn.execute(SQL["done"], args)
         await conn.execute("SET LOCAL synchronous_commit = off")
         if replaced is None:
             await conn.execute("COMMIT")

@@ -141,7 +141,7 @@ async def test_a_lapse_waits_for_whoever_trusted_the_promise(
 
 
 async def test_no_change_waits_without_a_safety_poll(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bursts of 24 writers of mixed isolation; their last transactions end around the moment the matcher falls asleep."""
+    """Bursts of 24 writers of mixed isolation; their last transactions end when the matcher falls asleep."""
     monkeypatch.setattr(matching, "POLL", 3600.0)
     rng = random.Random(11)
     settings = replace(world.settings, database_url=world.settings.database_url)
