@@ -4,8 +4,10 @@ A task that dies takes the process with it, so that a half-alive daemon does not
 """
 
 import asyncio
+import os
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -26,8 +28,9 @@ from listener.upkeep import Upkeep
 
 log = structlog.get_logger()
 
-# seconds after the last request must have ended, to write the outcomes down
-_SETTLE_MARGIN = 5.0
+# seconds after the last request must have ended: to write the outcomes down, and to be gone, whatever still hangs
+_SETTLE_MARGIN = 4.0
+_GONE_MARGIN = 5.0
 
 
 @dataclass(slots=True)
@@ -70,15 +73,15 @@ class Service:
             stack.push_async_callback(calendar.close)
             stack.push_async_callback(book.close)
             async with asyncio.TaskGroup() as tasks:
-                settling = tasks.create_task(delivery.settle_loop(), name="settle")
-                listening = tasks.create_task(doorbell.listen(), name="listen")
-                tasks.create_task(upkeep.run(self.stopping), name="upkeep")
+                settling = _start(tasks, delivery.settle_loop(), "settle")
+                listening = _start(tasks, doorbell.listen(), "listen")
+                _start(tasks, upkeep.run(self.stopping), "upkeep")
                 if once:
-                    tasks.create_task(self._until_done(calendar, matcher, delivery), name="once")
+                    _start(tasks, self._until_done(calendar, matcher, delivery), "once")
                 else:
-                    tasks.create_task(matcher.run(self.stopping), name="match")
-                    tasks.create_task(book.run(self.stopping, self.reload), name="rules")
-                    tasks.create_task(calendar.run(self.stopping), name="calendar")
+                    _start(tasks, matcher.run(self.stopping), "match")
+                    _start(tasks, book.run(self.stopping, self.reload), "rules")
+                    _start(tasks, calendar.run(self.stopping), "calendar")
                 book.on_change = lambda rules: delivery.use(tasks, rules.rules.accounts, self.stopping)
                 book.on_change(book.current)
                 self.ready.set()
@@ -99,16 +102,41 @@ class Service:
         self.stopping.set()
 
 
-def stop_on_signals(stopping: asyncio.Event, reload: asyncio.Event | None = None) -> None:
-    """SIGINT and SIGTERM ask for an orderly stop; the second one ends the process at once. SIGHUP sets `reload`.
+def _start(tasks: asyncio.TaskGroup, work: Coroutine[None, None, None], name: str) -> "asyncio.Task[None]":
+    task = tasks.create_task(work, name=name)
+    task.add_done_callback(_tell)
+    return task
+
+
+def _tell(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("task_died", task=task.get_name(), error=type(error).__name__, effect="the process ends")
+
+
+def seconds_to_stop(settings: Settings) -> float:
+    """Within which an orderly stop has ended, whatever hangs."""
+    return settings.http_timeout + _GONE_MARGIN
+
+
+def stop_on_signals(
+    stopping: asyncio.Event, reload: asyncio.Event | None = None, seconds: float | None = None
+) -> None:
+    """SIGINT and SIGTERM ask for an orderly stop; the second one ends the process at once, and so does the end of
+    `seconds`. SIGHUP sets `reload`.
 
     Ended at once, requests in flight are found by the sweep and shown as unknown: never lost, never repeated.
     """
 
     def asked() -> None:
         if stopping.is_set():
-            raise SystemExit(130)
+            # Not by an exception: whatever hangs on a database that does not answer would be waited for.
+            os._exit(130)
         stopping.set()
+        if seconds is not None:
+            # A thread, since it may be the loop itself that hangs.
+            limit = threading.Timer(seconds, os._exit, [1])
+            limit.daemon = True
+            limit.start()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

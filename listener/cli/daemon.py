@@ -21,12 +21,12 @@ from listener.settings import read_settings
 @asynchronous
 async def run(once: bool, mode: str | None, rules_path: Path | None) -> None:
     """The daemon: match changes and send messages, until SIGTERM or Ctrl-C."""
-    from listener.service import Service, stop_on_signals
+    from listener.service import Service, seconds_to_stop, stop_on_signals
 
     settings = read_settings(rules=rules_path, mode=Mode(mode) if mode else None)
     configure(settings.log)
     daemon = Service(settings=settings)
-    stop_on_signals(daemon.stopping, daemon.reload)
+    stop_on_signals(daemon.stopping, daemon.reload, seconds_to_stop(settings))
     stopped = await daemon.run(once=once)
     if once and stopped:
         raise fail(f"{stopped} threads have messages that a pause keeps from being sent; see `listener status`", 1)

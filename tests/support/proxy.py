@@ -191,6 +191,9 @@ class Proxy:
                 writer.transport.abort()
                 return
             await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            # The proxy is closing; asyncio's streams would make an error of it.
+            pass
         finally:
             self._tasks.discard(task)
 
