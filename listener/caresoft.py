@@ -11,8 +11,9 @@ import re
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -34,6 +35,8 @@ from listener.model import (
 
 # bytes of an answer that are looked at
 ANSWER_LIMIT = 64 * 1024
+# a ticket comes with all its comments
+TICKET_LIMIT = 1024 * 1024
 # a larger id is not one of CareSoft's, and would not fit the database's bigint
 _TICKET_LIMIT = 2**63 - 1
 _LOCK_OUT = re.compile(r"too\s+many\s+times", re.IGNORECASE)
@@ -43,6 +46,9 @@ _LOCK_OUT_MINUTES = 15
 _ABOUT_TICKET = re.compile(r"ticket|phi[eế]u", re.IGNORECASE)
 _LONG_NUMBER = re.compile(r"\+?\d(?:[\d .-]{6,})\d")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,14 @@ class Access:
 
     def __repr__(self) -> str:
         return f"Access(domain={self.domain!r}, service_id={self.service_id!r}, token=***)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comment:
+    """One comment of a ticket, as the gateway wrote it down; `at` None when its time cannot be read."""
+
+    text: str
+    at: datetime | None
 
 
 class _SlotTooOldError(Exception):
@@ -114,6 +128,12 @@ class CareSoft:
 
         return await self._request("POST", access, "sms", body, in_time, read)
 
+    async def comments(
+        self, access: Access, ticket: int, *, in_time: Callable[[], bool]
+    ) -> "tuple[Comment, ...] | Outcome":
+        """The comments of a ticket; an `Outcome` when they cannot be had, told apart as for an SMS."""
+        return await self._request("GET", access, f"tickets/{ticket}", None, in_time, read_comments, TICKET_LIMIT)
+
     async def _request(
         self,
         method: str,
@@ -121,8 +141,9 @@ class CareSoft:
         path: str,
         body: bytes | None,
         in_time: Callable[[], bool],
-        read: Callable[[int, str | None, bytes], Outcome],
-    ) -> Outcome:
+        read: Callable[[int, str | None, bytes], T],
+        limit: int = ANSWER_LIMIT,
+    ) -> T | Outcome:
         assert self._session is not None
         trace = _Trace(in_time)
         try:
@@ -134,7 +155,7 @@ class CareSoft:
                 allow_redirects=False,
                 trace_request_ctx=trace,
             ) as response:
-                content = await _read_bounded(response)
+                content = await _read_bounded(response, limit)
                 return read(response.status, response.headers.get("Retry-After"), content)
         except _SlotTooOldError:
             return NotSent(cause="the slot was too old")
@@ -185,6 +206,29 @@ def read_answer(
             return Unknown(cause=message or f"status {status}", status=status)
 
 
+def read_comments(status: int, retry_after: str | None, body: bytes) -> tuple[Comment, ...] | Outcome:
+    """What a complete answer to `GET tickets/{id}` says (its shape is known from public clients: read tolerant)."""
+    answer = _json(body)
+    if status != 200 or str(answer.get("code", "")).strip().casefold() != "ok":
+        return read_answer(status, retry_after, body, None)
+    ticket = answer.get("ticket")
+    listed = ticket.get("comments") if isinstance(ticket, dict) else None
+    return tuple(
+        Comment(text=comment["comment"], at=_time(comment.get("created_at")))
+        for comment in (listed if isinstance(listed, list) else [])
+        if isinstance(comment, dict) and isinstance(comment.get("comment"), str)
+    )
+
+
+def _time(value: object) -> datetime | None:
+    """A time of the gateway's; which zone it means when it names none is not known, so it is taken for UTC."""
+    try:
+        at = datetime.fromisoformat(str(value).strip().replace("/", "-"))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
 def gateway_words(message: object, secrets: Sequence[str] = ()) -> str:
     """What the gateway said, fit to be kept: one line, short, without `secrets`, long numbers masked."""
     text = message if isinstance(message, str) else ""
@@ -198,10 +242,10 @@ async def _before_first_byte(_session: aiohttp.ClientSession, context: SimpleNam
     context.trace_request_ctx.before_first_byte()
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+async def _read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
     content = bytearray()
-    while len(content) < ANSWER_LIMIT:
-        chunk = await response.content.read(ANSWER_LIMIT - len(content))
+    while len(content) < limit:
+        chunk = await response.content.read(limit - len(content))
         if not chunk:
             break
         content += chunk

@@ -20,13 +20,16 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 
-from listener.errors import OutOfReachError
+from listener.errors import ListenerError, OutOfReachError
 from listener.settings import Settings
 
 Connection: TypeAlias = AsyncConnection[DictRow]
 
-# Exceptions that mean "the connection is gone": reconnect and look again.
-LOST = (psycopg.OperationalError, psycopg.InterfaceError)
+# Exceptions that mean "the connection is gone": reconnect and look again. Among the internal ones: a session ended for
+# idling in a transaction, as happens to a process that was stopped, and a server that has become read-only.
+LOST = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
+# seconds for a connection to be made, and as many for it to be set up
+_CONNECT = 10
 
 _SESSION: Mapping[str, str] = {
     "synchronous_commit": "on",
@@ -39,6 +42,18 @@ _SESSION: Mapping[str, str] = {
     "DateStyle": "ISO, YMD",
     "jit": "off",
     "client_min_messages": "warning",
+}
+
+
+# For connections whose every statement finds its few rows by an index: with these a plan does not depend on how much
+# waits, nor on when the tables were last analyzed.
+BY_INDEX: Mapping[str, str] = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_sort": "off",
+    "enable_material": "off",
 }
 
 
@@ -59,7 +74,7 @@ async def connect(settings: Settings, purpose: str, **session: str) -> Connectio
             prepare_threshold=1,
             row_factory=dict_row,
             application_name=f"listener {purpose}",
-            connect_timeout=10,
+            connect_timeout=_CONNECT,
             keepalives_idle=15,
             keepalives_interval=5,
             keepalives_count=3,
@@ -69,7 +84,16 @@ async def connect(settings: Settings, purpose: str, **session: str) -> Connectio
     except psycopg.Error as error:
         raise OutOfReachError(f"the database is out of reach: {_without_secrets(error)}") from None
     set_json_loads(loads_exact, conn)
-    await set_session(conn, {**_SESSION, **session})
+    timer = asyncio.get_running_loop().call_later(_CONNECT, cut, conn)
+    try:
+        await set_session(conn, {**_SESSION, **session})
+    except BaseException as error:
+        await conn.close()
+        if isinstance(error, LOST):
+            raise OutOfReachError(f"the database is out of reach: {_without_secrets(error)}") from None
+        raise
+    finally:
+        timer.cancel()
     return conn
 
 
@@ -109,11 +133,17 @@ class Link:
                 self._conn = await connect(self._settings, self._purpose, **self._session)
             conn = self._conn
             timer = asyncio.get_running_loop().call_later(seconds, cut, conn)
+            failed = True
             try:
                 yield conn
+                failed = False
+            except ListenerError:
+                failed = False
+                raise
             finally:
                 timer.cancel()
-                if conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+                # A server that is read-only now answers every question, and will for ever: look for another one.
+                if failed or conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
                     self._conn = None
                     await conn.close()
 

@@ -17,7 +17,7 @@ import structlog
 
 from listener import accounts, messages
 from listener.caresoft import Access, CareSoft
-from listener.database import LOST, Link
+from listener.database import BY_INDEX, LOST, Link
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.model import Lease, NotSent
 from listener.pacing import Punctuality
@@ -55,6 +55,8 @@ class _Sender:
     punctuality: Punctuality = field(default_factory=Punctuality)
     in_flight: int = 0
     unwritten: int = 0
+    # when its loop last turned
+    turned_at: float = field(default_factory=monotonic)
 
     @property
     def room(self) -> int:
@@ -76,8 +78,8 @@ class Delivery:
         self._replica = replica
         self._gateway = gateway
         self._on_outcome = on_outcome
-        self._leasing = Link(settings, "lease")
-        self._settling = Link(settings, "settle")
+        self._leasing = Link(settings, "lease", **BY_INDEX)
+        self._settling = Link(settings, "settle", **BY_INDEX)
         self._outcomes: asyncio.Queue[Result] = asyncio.Queue()
         self._senders: dict[str, _Sender] = {}
         self._loops: dict[str, asyncio.Task[None]] = {}
@@ -85,6 +87,8 @@ class Delivery:
         # outcomes to come or not written down, and leases that are being asked for
         self._unsettled = 0
         self._asking = 0
+        # since when outcomes are being written down, if they are
+        self._writing_since: float | None = None
         # messages that a pause kept from being sent, as last seen by `until_nothing_is_due`
         self.stopped = 0
 
@@ -101,6 +105,11 @@ class Delivery:
         """Something may be due: look now."""
         for sender in self._senders.values():
             sender.wake.set()
+
+    def moved(self) -> dict[str, float]:
+        """The monotonic time at which each loop last moved; one that only waits for work moves all the time."""
+        loops = {f"deliver {name}": sender.turned_at for name, sender in self._senders.items()}
+        return {**loops, "settle": monotonic() if self._writing_since is None else self._writing_since}
 
     @property
     def idle(self) -> bool:
@@ -147,6 +156,7 @@ class Delivery:
     ) -> None:
         while not stopping.is_set():
             sender.wake.clear()
+            sender.turned_at = monotonic()
             if sender.account is None or sender.room <= 0:
                 await wait_for_any(sender.wake, stopping, seconds=POLL)
                 continue
@@ -246,6 +256,7 @@ class Delivery:
         self._outcomes.put_nowait(Result(lease=lease, outcome=outcome, ms=ms, token_print=mark))
 
     async def _settle(self, results: list[Result]) -> None:
+        self._writing_since = monotonic()
         while True:
             try:
                 async with self._settling.use() as conn:
@@ -255,6 +266,7 @@ class Delivery:
                 self._say("settle_failed", "settle", error)
                 await asyncio.sleep(_RECONNECT * (1 + random.random()))
         self._said.discard("settle")
+        self._writing_since = None
         self._unsettled -= len(results)
         self.wake()
         if self._on_outcome is not None:

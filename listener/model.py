@@ -105,6 +105,8 @@ class Accepted:
 
     ticket: int
     status: int = 200
+    # how this is known, when it is not the answer that says so
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

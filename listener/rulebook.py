@@ -10,11 +10,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic
 
 import structlog
 
-from listener import accounts, capture, migrations
-from listener.database import LOST, Connection, Link, connect
+from listener import accounts, capture, identity, migrations
+from listener.database import LOST, Connection, Link
 from listener.errors import Fault, ListenerError, OutOfReachError, RulesError, describe
 from listener.installation import captures, install
 from listener.messages import to_json
@@ -35,19 +36,19 @@ _INSTALL = "run `listener db install`"
 class Rulebook:
     """The rule set that this replica works by; `current` is replaced whole."""
 
-    def __init__(self, settings: Settings, current: RuleSet, seen: str) -> None:
+    def __init__(self, settings: Settings, link: Link, current: RuleSet, seen: str) -> None:
         self.current = current
         self.on_change: Callable[[RuleSet], None] = lambda _: None
         self._settings = settings
         # digest of the file's text when it was last looked at, good or bad
         self._seen = seen
+        self._stamp: tuple[int, ...] = ()
         # good rules whose triggers are not there yet
         self._candidate: RuleSet | None = None
-        self._link = Link(settings, "rules")
+        self._link = link
         self._said = False
-
-    async def close(self) -> None:
-        await self._link.close()
+        # when file and fleet were last looked at
+        self.moved_at = monotonic()
 
     async def run(self, stopping: asyncio.Event, reload: asyncio.Event) -> None:
         """Looks at the file and at the fleet once a second, and at once when `reload` is set."""
@@ -59,6 +60,7 @@ class Rulebook:
                 await self._look_at_file(asked=asked)
                 await self._follow_fleet()
                 self._said = False
+                self.moved_at = monotonic()
             except (*LOST, OutOfReachError) as error:
                 if not self._said:
                     self._said = True
@@ -81,6 +83,10 @@ class Rulebook:
             await self.follow(row["rules_version"])
 
     async def _look_at_file(self, *, asked: bool) -> None:
+        stamp = _stamp(self._settings.rules)
+        if stamp == self._stamp and not asked and self._candidate is None:
+            return
+        self._stamp = stamp
         digest, source, faults = await asyncio.to_thread(_read, self._settings.rules)
         if digest == self._seen and not asked and self._candidate is None:
             return
@@ -119,7 +125,7 @@ class Rulebook:
         log.info("rules_in_force", version=rules.version, rules=len(rules.rules.rules))
 
 
-async def open_rulebook(settings: Settings) -> Rulebook:
+async def open_rulebook(settings: Settings, link: Link) -> Rulebook:
     """The rules to begin with, the database and accounts made fit for them.
 
     The file wins, unless it has faults (then the last good rules go on) or other replicas run a text that is newer than
@@ -127,8 +133,7 @@ async def open_rulebook(settings: Settings) -> Rulebook:
     good to begin with.
     """
     digest, source, faults = _read(settings.rules)
-    conn = await connect(settings, "start")
-    try:
+    async with link.use(120.0) as conn:
         file_rules: RuleSet | None = None
         try:
             if faults:
@@ -162,9 +167,8 @@ async def open_rulebook(settings: Settings) -> Rulebook:
                 accounts.access(name, account)
         for lack in await make_ready(conn, rules, settings):
             log.error("capture_differs", what=lack, cure=_INSTALL)
-    finally:
-        await conn.close()
-    return Rulebook(settings, rules, digest)
+        await identity.stop_if_another(conn)
+    return Rulebook(settings, link, rules, digest)
 
 
 async def register(conn: Connection, source: str) -> int:
@@ -185,6 +189,15 @@ async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> li
     except ListenerError as error:
         return str(error).splitlines()
     return [f"{s.what} is not as these rules need it" for s in steps if s.step is not capture.Step.DROP]
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes whenever somebody writes the file or puts another in its place; empty while there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _read(path: Path) -> tuple[str, str, list[Fault]]:

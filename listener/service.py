@@ -16,15 +16,19 @@ import structlog
 
 from listener.calendar import Calendar
 from listener.caresoft import CareSoft
+from listener.database import Link
 from listener.delivery import Delivery
 from listener.doorbell import Doorbell
 from listener.matching import Matcher
 from listener.model import Change
+from listener.reconcile import Reconciler
 from listener.rulebook import open_rulebook
 from listener.rules.ruleset import Verdict
 from listener.settings import Settings
 from listener.settling import Result
 from listener.upkeep import Upkeep
+from listener.web.health import Health
+from listener.web.server import serve
 
 log = structlog.get_logger()
 
@@ -51,6 +55,8 @@ class Service:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     # set it to have the rules file looked at now
     reload: asyncio.Event = field(default_factory=asyncio.Event)
+    # where it serves, `http://host:port`, once it does
+    address: str | None = None
 
     async def run(self, *, once: bool = False) -> int:
         """Runs until `stopping`, or `once`: until nothing is due. Returns how many messages were left waiting.
@@ -58,20 +64,36 @@ class Service:
         Raises `ListenerError` when the rules, the schema or a token is not as it must be to begin.
         """
         replica = uuid4()
-        book = await open_rulebook(self.settings)
-        log.info("started", replica=str(replica)[:8], rules=book.current.version, mode=self.settings.mode.value)
         async with AsyncExitStack() as stack:
+            # one connection for all that happens every now and then
+            background = Link(self.settings, "upkeep", lock_timeout="1s")
+            stack.push_async_callback(background.close)
+            book = await open_rulebook(self.settings, background)
+            log.info("started", replica=str(replica)[:8], rules=book.current.version, mode=self.settings.mode.value)
             gateway = await stack.enter_async_context(CareSoft(self.settings.caresoft_url, self.settings.http_timeout))
             delivery = Delivery(self.settings, replica, gateway, self.observer.on_outcome)
             stack.push_async_callback(delivery.close)
             doorbell = Doorbell(self.settings)
             matcher = Matcher(self.settings, book, doorbell, delivery.wake, self.observer.on_change)
             stack.push_async_callback(matcher.close)
-            upkeep = Upkeep(self.settings, replica, book, delivery.give)
+            upkeep = Upkeep(background, replica, book, delivery.give)
             stack.push_async_callback(upkeep.close)
             calendar = Calendar(self.settings, book)
             stack.push_async_callback(calendar.close)
-            stack.push_async_callback(book.close)
+            reconciler = Reconciler(background, lambda: book.current.rules.accounts, gateway, delivery.give)
+            if not once:
+                health = Health(
+                    moved=lambda: {
+                        "match": matcher.moved_at,
+                        "upkeep": upkeep.moved_at,
+                        "reconcile": reconciler.moved_at,
+                        "rules": book.moved_at,
+                        **delivery.moved(),
+                    },
+                    notes=lambda: {"listening": doorbell.connected, "rules": book.current.version},
+                    ready=lambda: self.ready.is_set() and not self.stopping.is_set(),
+                )
+                self.address = await stack.enter_async_context(serve(self.settings, health))
             async with asyncio.TaskGroup() as tasks:
                 settling = _start(tasks, delivery.settle_loop(), "settle")
                 listening = _start(tasks, doorbell.listen(), "listen")
@@ -80,6 +102,7 @@ class Service:
                     _start(tasks, self._until_done(calendar, matcher, delivery), "once")
                 else:
                     _start(tasks, matcher.run(self.stopping), "match")
+                    _start(tasks, reconciler.run(self.stopping), "reconcile")
                     _start(tasks, book.run(self.stopping, self.reload), "rules")
                     _start(tasks, calendar.run(self.stopping), "calendar")
                 book.on_change = lambda rules: delivery.use(tasks, rules.rules.accounts, self.stopping)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,6 +10,7 @@ from listener.errors import UsageError
 from listener.model import Mode
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+DEFAULT_HTTP = "127.0.0.1:8080"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,11 @@ class Settings:
     database_url: str = ""
     rules: Path = Path("rules.yaml")
     caresoft_url: str = "https://api.caresoft.vn"
-    http: str = "127.0.0.1:8080"
+    # "" means `DEFAULT_HTTP`, if it is free
+    http: str = ""
+    admin_token: str | None = field(default=None, repr=False)
+    # lets people look at the page who may not act
+    view_token: str | None = field(default=None, repr=False)
     mode: Mode = Mode.LIVE
     doorbell: bool = True
     auto_install: bool = False
@@ -70,9 +75,15 @@ def read_settings(environ: Mapping[str, str] = os.environ, **flags: object) -> S
             values["database_url"] = url
     except UsageError as error:
         faults.append(str(error))
+    for field_name, name in (("admin_token", "LISTENER_ADMIN_TOKEN"), ("view_token", "LISTENER_VIEW_TOKEN")):
+        try:
+            if token := secret(environ, name):
+                values[field_name] = token
+        except UsageError as error:
+            faults.append(str(error))
     take("rules", "LISTENER_RULES", Path)
     take("caresoft_url", "LISTENER_CARESOFT_URL", _gateway)
-    take("http", "LISTENER_HTTP")
+    take("http", "LISTENER_HTTP", _address)
     take("mode", "LISTENER_MODE", _mode)
     take("doorbell", "LISTENER_DOORBELL", _switch)
     take("auto_install", "LISTENER_AUTO_INSTALL", _switch)
@@ -82,6 +93,20 @@ def read_settings(environ: Mapping[str, str] = os.environ, **flags: object) -> S
     if faults:
         raise UsageError("\n".join(faults))
     return Settings(**values)  # type: ignore[arg-type]
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """`host:port` or `[::1]:port` in two; port 0 takes a free one. Raises `ValueError`."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError("write it as host:port, such as 127.0.0.1:8080")
+    return host, int(port)
+
+
+def _address(text: str) -> str:
+    host_and_port(text)
+    return text
 
 
 def _gateway(text: str) -> str:

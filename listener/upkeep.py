@@ -16,7 +16,6 @@ from listener.lookups import as_text
 from listener.model import Unknown
 from listener.queries import load
 from listener.rulebook import Rulebook
-from listener.settings import Settings
 from listener.settling import Result
 from listener.waiting import wait_for_any
 
@@ -33,12 +32,14 @@ _SAVING = 4.0
 class Upkeep:
     """Every replica does all of it; what two do at once is done once."""
 
-    def __init__(self, settings: Settings, replica: UUID, book: Rulebook, give: Callable[[Result], None]) -> None:
+    def __init__(self, link: Link, replica: UUID, book: Rulebook, give: Callable[[Result], None]) -> None:
         self._replica = replica
         self._book = book
         self._give = give
-        self._link = Link(settings, "upkeep", lock_timeout="1s")
+        self._link = link
         self._said = False
+        # when a round was last done
+        self.moved_at = monotonic()
         self._signed = self._partitioned = float("-inf")
 
     async def close(self) -> None:
@@ -47,13 +48,13 @@ class Upkeep:
                 await conn.execute(SQL["gone"], {"id": self._replica})
         except (*LOST, OutOfReachError):
             pass
-        await self._link.close()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """A round a second until `stopping`; a lost connection is only a late round."""
         while not stopping.is_set():
             try:
                 await self.round()
+                self.moved_at = monotonic()
                 self._said = False
             except (*LOST, OutOfReachError) as error:
                 if not self._said:

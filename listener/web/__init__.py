@@ -1,0 +1,1 @@
+"""What `listener run` serves over HTTP."""
