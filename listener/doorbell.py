@@ -22,6 +22,8 @@ SQL = load("doorbell")
 SIGN_OF_LIFE = 3.0
 # The listening connection is tried this often, and given up when it does not answer within as long again.
 HEARTBEAT = 10.0
+# It may answer and yet hear nothing (a pooler between, another database): it is rung by ourselves this often.
+SELF_TEST = 15.0
 
 
 class Doorbell:
@@ -30,8 +32,12 @@ class Doorbell:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._said = False
+        self._conn: Connection | None = None
+        self._connected_at = self._heard_at = self._tested_at = float("-inf")
         self.rung = asyncio.Event()
         self.connected = False
+        # connected, and did not hear our own ring
+        self.deaf = False
 
     async def listen(self) -> None:
         """Listens until cancelled; reconnects with jitter."""
@@ -46,7 +52,8 @@ class Doorbell:
                 continue
             try:
                 await conn.execute("LISTEN listener")
-                self.connected, self._said = True, False
+                self.connected, self._said = True, self.deaf
+                self._conn, self._connected_at = conn, monotonic()
                 # Whatever was rung before this LISTEN was not heard.
                 self.rung.set()
                 await self._hear(conn)
@@ -60,6 +67,8 @@ class Doorbell:
     async def _hear(self, conn: Connection) -> None:
         while True:
             async for _ in conn.notifies(timeout=HEARTBEAT):
+                self._heard_at = monotonic()
+                self.deaf = self._said = False
                 self.rung.set()
             # notifies() ends as quietly on a dead peer as on a silent one: ask.
             timer = asyncio.get_running_loop().call_later(HEARTBEAT, cut, conn)
@@ -67,6 +76,24 @@ class Doorbell:
                 await conn.execute("SELECT 1", prepare=False)
             finally:
                 timer.cancel()
+
+    async def self_test(self, link: Link) -> None:
+        """Rings by way of `link` every so often; whether it was heard is found out at the next time."""
+        now = monotonic()
+        if not self.connected or now - self._tested_at < SELF_TEST:
+            return
+        if self._tested_at > max(self._heard_at, self._connected_at):
+            if not self.deaf:
+                log.warning("listen_deaf", effect="looking once a second instead")
+            self.deaf = True
+            if self._conn is not None:
+                # Another connection may hear better.
+                cut(self._conn)
+        async with link.use() as conn:
+            if self.deaf:
+                await conn.execute(SQL["deaf"], {})
+            self._tested_at = monotonic()
+            await conn.execute(SQL["ring"], {})
 
     def _lost(self, error: BaseException) -> None:
         if not self._said:

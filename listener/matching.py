@@ -121,6 +121,7 @@ class Matcher:
                 )
             else:
                 horizon = None
+                await self._doorbell.self_test(self._link)
                 await wait_for_any(self._doorbell.rung, stopping, seconds=POLL)
 
     async def look(self) -> int | None:

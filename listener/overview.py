@@ -121,6 +121,8 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
         "capture_failures": (await one("capture_failures"))["n"],
         "muted": (await one("muted"))["n"],
         "replicas": (await one("replicas"))["n"],
+        # a replica that does not hear the doorbell looks once a second instead
+        "deaf": fleet["deaf"],
         "mode": settings.mode.value,
         "pauses": [
             {"target": str(p.target), "reason": p.reason, "until": p.until, "since": p.since, "who": p.who}

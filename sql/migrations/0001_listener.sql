@@ -49,7 +49,14 @@ CREATE TABLE listener.fleet (
     one           boolean PRIMARY KEY DEFAULT true CHECK (one),
     rules_version integer REFERENCES listener.rules,
     loaded_at     timestamptz,
-    faults        jsonb NOT NULL DEFAULT '[]'
+    faults        jsonb NOT NULL DEFAULT '[]',
+    -- when a replica last did not hear its own ring
+    deaf_at       timestamptz,
+    -- the database that was last worked on: server, timeline, database; and whether its standby never lags
+    server        text,
+    timeline      integer,
+    database      bigint,
+    synchronous   boolean
 );
 INSERT INTO listener.fleet DEFAULT VALUES;
 

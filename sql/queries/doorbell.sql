@@ -2,6 +2,13 @@
 -- "I shall look again within so many milliseconds"; 0 means "ring me from now on".
 SELECT setval('listener.promise', (extract(epoch FROM clock_timestamp()) * 1000)::bigint + %(ms)s::bigint);
 
+-- name: ring
+SELECT pg_notify('listener', '');
+
+-- name: deaf
+-- A replica does not hear its own ring.
+UPDATE listener.fleet SET deaf_at = clock_timestamp();
+
 -- name: horizon
 -- Every transaction that has written anything so far has a smaller id. (`pg_snapshot_xmax` would not do: it is one above
 -- the newest id that has ended, and what still runs may be above it.)
