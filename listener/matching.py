@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from listener import limits, messages
-from listener.database import LOST, Connection, Link
+from listener.database import BY_INDEX, LOST, Connection, Link
 from listener.doorbell import Doorbell, Promise
 from listener.errors import ListenerError, describe
 from listener.lookups import Lookups
@@ -62,7 +62,7 @@ class Matcher:
         self._doorbell = doorbell
         self._on_messages = on_messages
         self._on_change = on_change
-        self._link = Link(settings, "match")
+        self._link = Link(settings, "match", **BY_INDEX)
         self._lookups = Lookups(settings)
         self._promise = Promise(self._link)
         self._batch = BATCH

@@ -1,0 +1,91 @@
+"""The plans that matter touch what they need and not what waits: 200,000 messages, with and without statistics."""
+
+import json
+from typing import Any
+
+from listener.database import BY_INDEX, Connection, set_session
+from listener.queries import load
+from tests.support.world import open_world
+
+FILL = """
+INSERT INTO listener.thread (account, name, next_at, priority)
+SELECT 'main', 'bulk:' || n, now() + n * interval '1 ms' - interval '100 s', n %% 3 FROM generate_series(1, 200000) n;
+INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text,
+                              parts, encoding, state, order_at, due_at, expires_at)
+SELECT t.id, 'note', 1, 'note', t.name, 'main', t.id, t.name, t.priority, '0980000000', 'x', 1, 'GSM-7', 'waiting',
+       t.next_at, t.next_at, now() + interval '1 day'
+  FROM listener.thread t;
+INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text,
+                              parts, encoding, state, order_at, due_at, expires_at)
+SELECT 1000000 + n, 'note', 1, 'note', 'long', 'main', 1, 'bulk:1', 1, '0980000000', 'x', 1, 'GSM-7', 'waiting',
+       now() + n * interval '1 ms', now(), now() + interval '1 day'
+  FROM generate_series(1, 20000) n;
+"""
+LEASE = {
+    "account": "main",
+    "lease": 7,
+    "replica": "00000000-0000-0000-0000-000000000000",
+    "want": 8,
+    "interval": 0.0,
+    "slack": 0.01,
+    "probe": 45.0,
+    "deadline": 35.0,
+}
+# pages of 8 kB for 8 messages: a few index levels each, on five tables
+PAGES = 1200
+
+
+async def pages(conn: Connection, statement: bytes, args: dict[str, Any]) -> int:
+    """How many pages the statement looks at, in the transaction that runs."""
+    cursor = await conn.execute(
+        b"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) " + statement, args, prepare=False
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    plan = row["QUERY PLAN"]
+    plan = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+async def touched(db: Connection) -> dict[str, int]:
+    """Pages that each statement of one lease and its settling looks at; nothing of it stays."""
+    messages = load("messages")
+    found: dict[str, int] = {}
+    async with db.transaction(force_rollback=True):
+        for name in ("claim", "hush", "arm", "let_go", "next_look"):
+            found[name] = await pages(db, messages[name], LEASE)
+        armed = await (await db.execute("SELECT * FROM listener.message WHERE state = 'sending'")).fetchall()
+        assert len(armed) == 8
+        results = [
+            {
+                "id": m["id"],
+                "n": m["permits"],
+                "lease": 7,
+                "leased_at": m["created_at"].isoformat(),
+                "thread_id": m["thread_id"],
+                "state": "accepted",
+                "outcome": "accepted",
+                "ticket_received": 1,
+                "counts": True,
+            }
+            for m in armed
+        ]
+        args = {"results": json.dumps(results), "threads": [m["thread_id"] for m in armed], "ticket_wait": 300.0}
+        for name in ("lock_threads", "record", "finish", "put_back", "free_threads", "ended_leases", "expire"):
+            found[name] = await pages(db, messages[name], args)
+    return found
+
+
+async def test_a_lease_and_its_settling_touch_only_what_they_take(database: str) -> None:
+    async with open_world(database) as world:
+        await world.once()
+        db = world.db
+        await db.execute("ALTER TABLE listener.thread SET (autovacuum_enabled = off)")
+        await db.execute("ALTER TABLE listener.message SET (autovacuum_enabled = off)")
+        await db.execute(FILL.replace("%%", "%").encode())
+        await set_session(db, BY_INDEX)
+        unknown = await touched(db)
+        await db.execute("ANALYZE listener.thread, listener.message")
+        known = await touched(db)
+        for found in (unknown, known):
+            assert {name: n for name, n in found.items() if n > PAGES} == {}, found
