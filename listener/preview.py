@@ -57,13 +57,16 @@ async def row_by_key(conn: Connection, rules: RuleSet, watch_name: str, key: str
     if watch.table is None:
         raise ListenerError(f"watch {watch_name} is a query, not a table: give its row with --row")
     wanted = await capture.wanted(conn, watch_name, watch, rules.used_columns(watch_name))
-    query = sql.SQL("SELECT to_jsonb({row}) AS row FROM {table} AS {row} WHERE {key} = %(key)s LIMIT 1").format(
-        row=sql.Identifier("_row"), table=wanted.table.identifier, key=capture.key_of(wanted, "_row")
+    query = sql.SQL("SELECT {values} AS row FROM {table} AS {row} WHERE {key} = %(key)s LIMIT 1").format(
+        values=capture.row_of(wanted, "_row"),
+        row=sql.Identifier("_row"),
+        table=wanted.table.identifier,
+        key=capture.key_of(wanted, "_row"),
     )
     found = await (await conn.execute(query, {"key": key})).fetchone()
     if found is None:
         raise ListenerError(f"{wanted.table} has no row with the key {key}")
-    return Rows(old=None, new={c: found["row"][c] for c in wanted.columns}, old_known=False)
+    return Rows(old=None, new=found["row"], old_known=False)
 
 
 async def preview(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from listener import queries
+from listener import migrations, queries
 from listener.simulator.postgres import Server
 
 _numbers = itertools.count(1)
@@ -36,6 +36,20 @@ def database(server: Server) -> Iterator[str]:
 def erp_database(server: Server, erp_template: str) -> Iterator[str]:
     """The DSN of a database that holds the sample ERP."""
     yield from _fresh(server, erp_template)
+
+
+@pytest.fixture(scope="session")
+def listener_template(server: Server) -> str:
+    """The name of a database with listener's schema and nothing else; nobody may stay connected to it."""
+    with psycopg.connect(server.create_database("listener_template")) as connection:
+        connection.execute(migrations.script(migrations.migrations()).encode())
+    return "listener_template"
+
+
+@pytest.fixture
+def listener_database(server: Server, listener_template: str) -> Iterator[str]:
+    """The DSN of a database that holds listener's schema."""
+    yield from _fresh(server, listener_template)
 
 
 def _fresh(server: Server, template: str | None) -> Iterator[str]:

@@ -1,12 +1,15 @@
 """`listener db …`: what stands in the database, what should, and the way between."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from listener import capture, installation, migrations
 from listener.cli.common import asynchronous, fail, output_option, print_json, rules_option
 from listener.database import Connection, connect
+from listener.errors import ListenerError
 from listener.rules import read
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings, read_settings
@@ -25,11 +28,11 @@ def _load(rules_path: Path | None) -> tuple[Settings, RuleSet]:
     return settings, compile_rules(read(settings.rules))
 
 
-async def _steps(conn: Connection, rules: RuleSet, settings: Settings) -> list[dict[str, str]]:
+async def _steps(conn: Connection, captures: list[capture.Capture]) -> list[dict[str, str]]:
     """Migrations and differences as rows: what `install` would do, in its order."""
     todo = await migrations.pending(conn)
     rows = [{"step": "migrate", "watch": "", "what": m.name, "statement": m.text} for m in todo]
-    steps = await capture.differences(conn, await installation.captures(conn, rules, settings))
+    steps = await capture.differences(conn, captures)
     return rows + [{"step": s.step.value, "watch": s.watch, "what": s.what, "statement": s.statement} for s in steps]
 
 
@@ -41,7 +44,7 @@ async def plan(rules_path: Path | None, output: str) -> None:
     """Show what `install` would change; changes nothing."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
-        steps = await _steps(conn, rules, settings)
+        steps = await _steps(conn, await installation.captures(conn, rules, settings))
     if output == "json":
         print_json({"ok": not steps, "steps": steps})
         return
@@ -58,7 +61,10 @@ async def install(rules_path: Path | None) -> None:
     """Bring schema and triggers to what the rules want; doing it again does nothing."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
-        await installation.install(conn, rules, settings, lambda line: click.echo(line, err=True))
+        await installation.install(conn, rules, settings, _say)
+        captures = await installation.captures(conn, rules, settings)
+        for warning in await capture.warnings(conn, captures, doorbell=settings.doorbell):
+            _say(f"warning: {warning}")
     click.echo("installed: the database is as the rules want it")
 
 
@@ -69,36 +75,48 @@ async def install(rules_path: Path | None) -> None:
 async def verify(rules_path: Path | None, output: str) -> None:
     """Check that every trigger is there, enabled and up to date; exit 1 if not."""
     settings, rules = _load(rules_path)
+    found: dict[str, Any] = {"ok": False, "faults": [], "steps": [], "warnings": []}
     async with await connect(settings, "db") as conn:
-        steps = await _steps(conn, rules, settings)
-        warnings = await capture.warnings(conn)
+        try:
+            captures = await installation.captures(conn, rules, settings)
+        except ListenerError as error:
+            # A table or column that rules use is not there: `install` cannot mend it.
+            found["faults"] = str(error).splitlines()
+        else:
+            found["steps"] = await _steps(conn, captures)
+            found["warnings"] = await capture.warnings(conn, captures, doorbell=settings.doorbell)
+    found["ok"] = not found["steps"] and not found["faults"]
     if output == "json":
-        print_json({"ok": not steps, "steps": steps, "warnings": warnings})
+        print_json(found)
     else:
-        for warning in warnings:
-            click.echo(f"warning: {warning}", err=True)
-        for step in steps:
+        for warning in found["warnings"]:
+            _say(f"warning: {warning}")
+        for fault in found["faults"]:
+            click.echo(fault)
+        for step in found["steps"]:
             click.echo(f"needs {step['step']}: {step['what']}")
-    if steps:
+    if found["faults"]:
+        raise fail("the rules and the tables do not fit; mend rules.yaml or the table", 1)
+    if found["steps"]:
         raise fail("the database is not as the rules want it; run `listener db install`", 1)
     if output != "json":
         click.echo("in order: every trigger is there, enabled and up to date")
 
 
 @db.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask, even if unsent messages would be lost.")
 @asynchronous
 async def uninstall(yes: bool) -> None:
     """Remove the triggers, their functions and the schema with all messages in it."""
     settings = read_settings()
     async with await connect(settings, "db") as conn:
         waiting = await capture.waiting(conn)
-        if waiting and not yes and click.get_text_stream("stdin").isatty():
-            click.confirm(
-                f"{waiting} messages are not sent yet and would be lost. Remove everything?", abort=True, err=True
-            )
-        for what in await capture.uninstall(conn):
-            click.echo(f"removed {what}", err=True)
+        if waiting and not yes:
+            lost = f"{waiting} changes and messages are not finished and would be lost"
+            if not sys.stdin.isatty():
+                raise fail(f"{lost}; say --yes if they may be", 1)
+            click.confirm(f"{lost}. Remove everything?", abort=True, err=True)
+        await capture.uninstall(conn, _say)
     click.echo("removed: nothing of listener is left in this database")
 
 
@@ -111,8 +129,17 @@ async def print_sql(rules_path: Path | None) -> None:
     async with await connect(settings, "db") as conn:
         todo = await migrations.pending(conn)
         steps = await capture.differences(conn, await installation.captures(conn, rules, settings))
-    click.echo("BEGIN;")
+    if not todo and not steps:
+        click.echo("-- nothing to do: the database is as the rules want it")
+        return
+    # A trigger's lock makes every later writer of its table wait behind it.
+    click.echo("BEGIN;\nSET LOCAL lock_timeout = '5s';\n")
     click.echo(migrations.script(todo))
     for step in steps:
-        click.echo(step.statement + "\n")
+        click.echo(f"{step.statement.rstrip(';')};\n")
     click.echo("COMMIT;")
+
+
+def _say(line: str) -> None:
+    """Progress and warnings, on stderr."""
+    click.echo(line, err=True)

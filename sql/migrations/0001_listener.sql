@@ -29,6 +29,16 @@ CREATE TABLE listener.muted (
     reason text NOT NULL
 );
 
+-- Notes that an update may be about to move a row to another partition, for the capture triggers that run next. Runs with
+-- the ERP's own rights, so every name in it is qualified; it can neither fail nor change the row.
+CREATE FUNCTION listener.mark_move() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('listener.moving', pg_catalog.concat(OLD.tableoid, OLD.ctid), true);
+    RETURN NEW;
+END $$;
+REVOKE ALL ON FUNCTION listener.mark_move() FROM PUBLIC;
+
 -- Captures that failed inside the trigger. A sequence, because a count must survive the roll-back and a full disk.
 CREATE SEQUENCE listener.capture_failures;
 
@@ -197,6 +207,7 @@ ALTER TABLE listener.finished
         ('accepted', 'rejected', 'expired', 'cancelled', 'superseded', 'suppressed', 'shadow'));
 CREATE INDEX finished_id ON listener.finished (id);
 CREATE INDEX finished_phone ON listener.finished (phone, id);
+CREATE INDEX finished_change ON listener.finished (change_id);
 
 -- One row is one permission to write one request.
 CREATE TABLE listener.attempt (
@@ -227,9 +238,12 @@ CREATE TABLE listener.change (
     new        jsonb,
     at         timestamptz NOT NULL,
     matched_at timestamptz NOT NULL,
-    note       text
+    note       text,
+    -- the rules that judged it
+    rules_version integer
 ) PARTITION BY RANGE (matched_at);
 CREATE INDEX change_id ON listener.change (id);
+CREATE INDEX change_key ON listener.change (key, id);
 
 -- Ticket ids on their way back into the ERP (`ticket.save`).
 CREATE TABLE listener.ticket_save (

@@ -1,0 +1,26 @@
+"""Watches to triggers: what should be in the database, what is there, and the SQL between the two.
+
+Everything is generated from `sql/capture.sql`; identifiers and words are quoted by the driver, never pasted.
+"""
+
+from listener.capture.install import Difference, Step, apply, differences, uninstall, waiting, warnings
+from listener.capture.tables import Kind, Table, find_table
+from listener.capture.triggers import Capture, Trigger, key_of, row_of, wanted
+
+__all__ = [
+    "Capture",
+    "Difference",
+    "Kind",
+    "Step",
+    "Table",
+    "Trigger",
+    "apply",
+    "differences",
+    "find_table",
+    "key_of",
+    "row_of",
+    "uninstall",
+    "waiting",
+    "wanted",
+    "warnings",
+]

@@ -1,0 +1,170 @@
+"""What stands between the database and the wanted triggers, and the steps from the one to the other."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from listener.capture.triggers import Capture
+from listener.database import Connection
+from listener.errors import ListenerError
+from listener.queries import load, pieces
+
+SQL = load("capture")
+
+# times to try for the lock on a busy table
+_TRIES = 8
+_CONFIG = {"search_path=pg_catalog, pg_temp", "lock_timeout=200ms"}
+
+
+class Step(StrEnum):
+    """What `db install` would do."""
+
+    CREATE = "create"
+    REPLACE = "replace"
+    ENABLE = "enable"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One step from what is installed to what the rules want."""
+
+    step: Step
+    watch: str
+    what: str
+    statement: str
+
+
+async def differences(conn: Connection, captures: Sequence[Capture]) -> list[Difference]:
+    """What stands between the database and `captures`; empty when they agree."""
+    functions = {r["name"]: r for r in await (await conn.execute(SQL["installed_functions"], {})).fetchall()}
+    rows = await (await conn.execute(SQL["installed_triggers"], {})).fetchall()
+    triggers = {(r["oid"], r["name"]): r for r in rows if not r["copy"]}
+    steps = [
+        Difference(step=Step.REPLACE, watch="", what=row["what"], statement=row["statement"])
+        for row in await (await conn.execute(SQL["spoilt"], {})).fetchall()
+    ]
+    for capture in captures:
+        there = functions.pop(capture.function, None)
+        if there is None or not _is_right(there, capture):
+            step = Step.CREATE if there is None else Step.REPLACE
+            what = f"function listener.{capture.function}"
+            steps.append(Difference(step=step, watch=capture.watch, what=what, statement=capture.function_sql))
+        for trigger in capture.triggers:
+            found = triggers.pop((trigger.oid, trigger.name), None)
+            what = f"trigger {trigger.name} on {trigger.table}"
+            if found is None or found["comment"] != trigger.comment:
+                step = Step.CREATE if found is None else Step.REPLACE
+                steps.append(Difference(step=step, watch=capture.watch, what=what, statement=trigger.statement))
+    gone = {(row["function"], row["name"]) for row in triggers.values()}
+    steps += [
+        _trigger_step(conn, Step.ENABLE, "enable_trigger", row)
+        for row in rows
+        if not row["enabled"] and (row["function"], row["name"]) not in gone
+    ]
+    steps += [_trigger_step(conn, Step.DROP, "drop_trigger", row) for row in triggers.values()]
+    for name in functions:
+        drop = sql.SQL(pieces("capture.sql")["drop_function"]).format(function=sql.Identifier("listener", name))
+        steps.append(
+            Difference(
+                step=Step.DROP,
+                watch=name.removeprefix("capture_"),
+                what=f"function listener.{name}",
+                statement=drop.as_string(conn).strip(),
+            )
+        )
+    return steps
+
+
+def _is_right(function: Mapping[str, Any], capture: Capture) -> bool:
+    return bool(function["body"] == capture.body and function["definer"] and set(function["config"]) == _CONFIG)
+
+
+def _trigger_step(conn: Connection, step: Step, template: str, row: Mapping[str, Any]) -> Difference:
+    statement = sql.SQL(pieces("capture.sql")[template]).format(
+        trigger=sql.Identifier(row["name"]), table=sql.Identifier(row["schema"], row["table_name"])
+    )
+    return Difference(
+        step=step,
+        watch=row["name"].removeprefix("listener_").removesuffix("_mark")
+        if row["function"] == "mark_move"
+        else row["function"].removeprefix("capture_"),
+        what=f"trigger {row['name']} on {row['schema']}.{row['table_name']}",
+        statement=statement.as_string(conn).strip(),
+    )
+
+
+async def apply(conn: Connection, steps: Sequence[Difference], say: Callable[[str], None]) -> None:
+    """Takes `steps`, each in a transaction of its own, waiting for a busy table only briefly and often.
+
+    Raises `ListenerError` when a table stays locked, the right to it is missing, or PostgreSQL refuses a step.
+    """
+    for step in steps:
+        say(f"{step.step.value} {step.what}")
+        for attempt in range(1, _TRIES + 1):
+            try:
+                async with conn.transaction():
+                    # A trigger's lock makes every later writer of the table queue behind it: do not wait long for it.
+                    await conn.execute("SET LOCAL lock_timeout = '1s'")
+                    await conn.execute(step.statement.encode(), prepare=False)
+                break
+            except psycopg.errors.LockNotAvailable:
+                if attempt == _TRIES:
+                    raise ListenerError(
+                        f"{step.what}: the table is locked by others; try again at a quieter time"
+                    ) from None
+                say(f"  the table is busy, trying again ({attempt} of {_TRIES})")
+                await asyncio.sleep(attempt * 0.5)
+            except psycopg.errors.InsufficientPrivilege as error:
+                owner = "the table" if step.what.startswith("trigger") else "the schema `listener`"
+                raise ListenerError(
+                    f"{step.what}: {error.diag.message_primary}; run it as the owner of {owner}"
+                ) from None
+            except psycopg.Error as error:
+                if conn.closed:
+                    raise
+                raise ListenerError(f"{step.what}: {error.diag.message_primary}") from None
+
+
+async def uninstall(conn: Connection, say: Callable[[str], None] = lambda _: None) -> None:
+    """Removes triggers, functions and the schema with all that is in it, telling each. Raises as `apply`."""
+    steps = await differences(conn, [])
+    steps = [step for step in steps if step.step is Step.DROP]
+    row = await (await conn.execute(SQL["schema_exists"], {})).fetchone()
+    if row and row["there"]:
+        statement = "DROP SCHEMA listener CASCADE"
+        steps.append(Difference(step=Step.DROP, watch="", what="schema listener", statement=statement))
+    await apply(conn, steps, say)
+
+
+async def waiting(conn: Connection) -> int:
+    """Changes and messages that an `uninstall` would lose; 0 when there is no schema."""
+    there = await (await conn.execute("SELECT to_regclass('listener.message') IS NOT NULL AS there")).fetchone()
+    if not there or not there["there"]:
+        return 0
+    row = await (await conn.execute(SQL["unsent"], {})).fetchone()
+    return int(row["n"]) if row else 0
+
+
+async def warnings(conn: Connection, captures: Sequence[Capture], *, doorbell: bool) -> list[str]:
+    """What weakens listener's promises here and no step can mend, each with its consequence."""
+    row = await (await conn.execute(SQL["habits"], {})).fetchone()
+    assert row is not None
+    found = []
+    if row["fsync"] != "on":
+        found.append("fsync is off: a crash of the server may forget what was sent, and send it again")
+    if row["prepared"] > 0 and doorbell:
+        found.append(
+            "two-phase commits are possible here: a ring makes PREPARE TRANSACTION fail; use LISTENER_DOORBELL=off"
+        )
+    found += [
+        f"watch {capture.watch}: PostgreSQL tells nobody which rows TRUNCATE {capture.table} removes"
+        for capture in captures
+        if any(trigger.name.endswith("_delete") for trigger in capture.triggers)
+    ]
+    return found

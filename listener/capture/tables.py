@@ -1,0 +1,76 @@
+"""A table of the ERP, as PostgreSQL's catalogue knows it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from listener.database import Connection
+from listener.errors import ListenerError
+from listener.queries import load
+from listener.words import did_you_mean
+
+SQL = load("capture")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What matters here of a column's type.
+
+    `base` is the name of the built-in type under all domains, None for any other. `comparable`: `=` is built in and
+    cannot fail. `simple`: so are `<` and its kin, between any two simple columns.
+    """
+
+    base: str | None
+    comparable: bool
+    simple: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """`columns` maps each name to its type as SQL writes it; `moved_by` are the columns that partitions are chosen by;
+    `children` are the (oid, schema, name) of the tables that inherit from it and are not its partitions."""
+
+    oid: int
+    schema: str
+    name: str
+    columns: Mapping[str, str]
+    kinds: Mapping[str, Kind]
+    primary_key: tuple[str, ...]
+    moved_by: tuple[str, ...]
+    children: tuple[tuple[int, str, str], ...]
+    owned: bool
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+async def find_table(conn: Connection, text: str) -> Table:
+    """The table that `text` (as written in SQL) names. Raises `ListenerError` with the nearest names."""
+    try:
+        row = await (await conn.execute(SQL["table"], {"table": text})).fetchone()
+    except (psycopg.errors.InvalidName, psycopg.errors.SyntaxError, psycopg.errors.FeatureNotSupported):
+        raise ListenerError(f"{text!r} is not a table name; write it as in SQL: schema.table") from None
+    if row is None:
+        names = [r["name"] for r in await (await conn.execute(SQL["tables_like"], {})).fetchall()]
+        raise ListenerError(f"there is no table {text}{did_you_mean(text, names)}")
+    if row["kind"] not in "rp":
+        raise ListenerError(f"{text} is not a table; a trigger needs the table under it")
+    if row["temporary"]:
+        raise ListenerError(f"{text} is a temporary table; it is gone with its session")
+    return Table(
+        oid=row["oid"],
+        schema=row["schema"],
+        name=row["name"],
+        columns={c["name"]: c["type"] for c in row["columns"]},
+        kinds={c["name"]: Kind(base=c["base"], comparable=c["comparable"], simple=c["simple"]) for c in row["columns"]},
+        primary_key=tuple(row["primary_key"]),
+        moved_by=tuple(row["moved_by"]),
+        children=tuple((int(c["oid"]), c["schema"], c["name"]) for c in row["children"]),
+        owned=row["owned"],
+    )
