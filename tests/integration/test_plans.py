@@ -10,13 +10,13 @@ from tests.support.world import open_world
 FILL = """
 INSERT INTO listener.thread (account, name, next_at, priority)
 SELECT 'main', 'bulk:' || n, now() + n * interval '1 ms' - interval '100 s', n %% 3 FROM generate_series(1, 200000) n;
-INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text,
-                              parts, encoding, state, order_at, due_at, expires_at)
+INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
+                              text, parts, encoding, state, order_at, due_at, expires_at)
 SELECT t.id, 'note', 1, 'note', t.name, 'main', t.id, t.name, t.priority, '0980000000', 'x', 1, 'GSM-7', 'waiting',
        t.next_at, t.next_at, now() + interval '1 day'
   FROM listener.thread t;
-INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text,
-                              parts, encoding, state, order_at, due_at, expires_at)
+INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
+                              text, parts, encoding, state, order_at, due_at, expires_at)
 SELECT 1000000 + n, 'note', 1, 'note', 'long', 'main', 1, 'bulk:1', 1, '0980000000', 'x', 1, 'GSM-7', 'waiting',
        now() + n * interval '1 ms', now(), now() + interval '1 day'
   FROM generate_series(1, 20000) n;
