@@ -9,6 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 
 _MAX_LENGTH = 256
 # What Vietnam's carriers moved from 11 to 10 digits between 2018-09-15 and 2019-06-30 (Decision 798/QD-BTTTT);
@@ -182,6 +183,7 @@ def _refusal(national: str, block: frozenset[str]) -> Reason | None:
     return None if _is_assigned_mobile(national) else Reason.UNASSIGNED_RANGE
 
 
+@lru_cache(maxsize=10_000)
 def _is_assigned_mobile(national: str) -> bool:
     # Imported here because it takes 14 to 38 ms, which a command that texts nobody need not wait for.
     from phonenumbers import PhoneNumber, PhoneNumberType, number_type

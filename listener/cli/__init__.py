@@ -14,6 +14,8 @@ _VERBS = {
     "test": ("trials", "Run the tests that stand beside the rules."),
     "schema": ("rules", "The JSON Schema of rules.yaml, for editors."),
     "preview": ("rules", "What a rule would send for one row; never sends."),
+    "replay": ("history", "Recorded changes through new rules, beside the rules in force; sends nothing."),
+    "why": ("history", "What happened to one phone or key, and why: one timeline."),
     "db": ("db", "Schema and triggers: plan, install, verify, uninstall, sql."),
     "messages": ("show", "List messages."),
     "message": ("show", "One message with its attempts."),

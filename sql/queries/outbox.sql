@@ -12,6 +12,6 @@ SELECT id, watch, op, key, old, new, at, now() AS now FROM listener.outbox
 WITH gone AS (
     DELETE FROM listener.outbox WHERE id = ANY(%(ids)s::bigint[]) RETURNING *
 )
-INSERT INTO listener.change (id, watch, op, key, old, new, at, matched_at, note)
-SELECT g.id, g.watch, g.op, g.key, g.old, g.new, g.at, clock_timestamp(), n.note
+INSERT INTO listener.change (id, watch, op, key, old, new, at, matched_at, note, rules_version)
+SELECT g.id, g.watch, g.op, g.key, g.old, g.new, g.at, clock_timestamp(), n.note, %(version)s
   FROM gone g LEFT JOIN unnest(%(noted)s::bigint[], %(notes)s::text[]) AS n(id, note) USING (id);

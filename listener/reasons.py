@@ -1,0 +1,139 @@
+"""The reasons that messages and verdicts keep, in Vietnamese.
+
+Reasons are written down in English, once; here each is known by its shape. What is not known (the gateway's own words,
+a person's) stays as it is.
+"""
+
+import re
+
+
+def _known(english: str, vietnamese: str) -> tuple[re.Pattern[str], str]:
+    """`{x}` stands for a piece that is kept, `{x!}` for one that is a reason itself."""
+    shape = re.sub(r"\\\{(\w+)!?\\\}", r"(?P<\1>.+?)", re.escape(english))
+    return re.compile(shape, re.DOTALL), vietnamese
+
+
+_KNOWN = tuple(
+    _known(english, vietnamese)
+    for english, vietnamese in (
+        # conditions of a rule
+        ("{c} did not change", "{c} không thay đổi"),
+        ("{c} was not {v} before", "trước đó {c} không phải là {v}"),
+        ("{c} is not {v} now", "{c} bây giờ không phải là {v}"),
+        ("{c} has no value before or after", "{c} không có giá trị trước hoặc sau khi đổi"),
+        ("{c} has no value", "{c} không có giá trị"),
+        ("{c} did not fall below {v}", "{c} không giảm xuống dưới {v}"),
+        ("{c} did not rise above {v}", "{c} không tăng lên trên {v}"),
+        ("{c} did not grow by {v}", "{c} không tăng ít nhất {v}"),
+        ("{c} did not fall by {v}", "{c} không giảm ít nhất {v}"),
+        ("{c} is not below {v}", "{c} không dưới {v}"),
+        ("{c} is not above {v}", "{c} không trên {v}"),
+        ("`when` is not true: {x}", "điều kiện `when` không đúng: {x}"),
+        ("an earlier rule of the group {g} has answered", "một quy tắc đứng trước trong nhóm {g} đã xử lý"),
+        ("back to where it began: nothing to tell", "giá trị đã trở về như ban đầu nên không còn gì để báo"),
+        ("joined with a newer change", "đã gộp vào một thay đổi mới hơn"),
+        ("a newer message of the rule {r} replaces it", "tin mới hơn của quy tắc {r} thay thế"),
+        ("the rules have no watch {w}", "tệp quy tắc không có mục watch {w}"),
+        # data that is not there
+        ("the row has no {c}; if the table has it, run `listener db install`",
+         "dữ liệu ghi nhận không có cột {c}; nếu bảng có cột này, hãy chạy `listener db install`"),
+        ('{r} has no column "{c}"', '{r} không có cột "{c}"'),
+        ("{x} is NULL", "{x} để trống (NULL)"),
+        ("lookup {l} found no row", "lookup {l} không tìm thấy dòng nào"),
+        ("lookup {l} found more than one row; make it find one", "lookup {l} tìm thấy nhiều hơn một dòng"),
+        ("lookup {l} needs {c}, which was not captured", "lookup {l} cần cột {c} nhưng cột này không được ghi nhận"),
+        ("lookup {l} failed ({e})", "lookup {l} bị lỗi ({e})"),
+        ('{x} | label: labels "{s}" have no word for "{v}"', 'bảng từ "{s}" không có từ cho "{v}"'),
+        ("ticket.id is not a whole number", "mã phiếu (ticket.id) không phải là số nguyên"),
+        ("ticket.thread gives nothing for this change", "ticket.thread không cho kết quả với thay đổi này"),
+        # phones
+        ("there is no phone number", "không có số điện thoại"),
+        ("this is not one phone number: it may hold digits, spaces, dots, dashes and brackets, and no more",
+         "đây không phải là một số điện thoại: chỉ được có chữ số, dấu cách, dấu chấm, gạch ngang và ngoặc"),
+        ("the number of digits is wrong; a Vietnamese mobile number has 10",
+         "sai số lượng chữ số; số di động Việt Nam có 10 chữ số"),
+        ("this is a landline, which cannot receive SMS", "đây là số máy bàn, không nhận được SMS"),
+        ("1800 and 1900 numbers are services and cannot receive SMS",
+         "số 1800 và 1900 là tổng đài, không nhận được SMS"),
+        ("a Vietnamese mobile number begins with 03, 05, 07, 08 or 09",
+         "số di động Việt Nam bắt đầu bằng 03, 05, 07, 08 hoặc 09"),
+        ("no carrier has been given this range of numbers", "đầu số này chưa được cấp cho nhà mạng nào"),
+        ("this is a number of another country", "đây là số nước ngoài"),
+        ("this old 11-digit number was replaced in 2018 and may be someone else's now; its new form is {n}",
+         "số 11 chữ số này đã đổi từ năm 2018 và có thể nay là của người khác; dạng mới là {n}"),
+        ("the number is on the block list", "số nằm trong danh sách chặn"),
+        ("the phone is on the suppression list", "số nằm trong danh sách không gửi tin"),
+        # texts
+        ("the text is empty", "nội dung tin trống"),
+        ("the text is too long: {n} characters, CareSoft takes {m}",
+         "tin quá dài: {n} ký tự, CareSoft chỉ nhận {m}"),
+        ("the text is too long: {n} parts, the rule allows {m}",
+         "tin quá dài: {n} phần, quy tắc chỉ cho phép {m}"),
+        ("the text is none of the rule's approved wordings", "nội dung không khớp mẫu tin nào đã đăng ký"),
+        # limits, modes and time
+        ("cap: this phone has had {n} of this rule", "số này đã nhận đủ {n} tin của quy tắc này"),
+        ("brake: the rule made more than {n}; a person releases it",
+         "phanh an toàn: quy tắc tạo hơn {n} tin; cần người kiểm tra rồi cho gửi"),
+        ("mode shadow: shown, not sent", "đang ở chế độ shadow: chỉ hiển thị"),
+        ("mode redirect without `redirect_to`", "đang ở chế độ redirect nhưng thiếu `redirect_to`"),
+        ("mode allowlist: not on the list", "đang ở chế độ allowlist và số không có trong danh sách"),
+        ("too old: the change is longer ago than `expires`", "thay đổi đã cũ hơn thời hạn `expires`"),
+        ("waited past its `expires`; last: {x!}", "chờ quá thời hạn `expires`; lần cuối: {x!}"),
+        ("waited past its `expires`; an earlier request was not answered",
+         "chờ quá thời hạn `expires`; một lần gửi trước đó không có câu trả lời"),
+        ("waited past its `expires`", "chờ quá thời hạn `expires`"),
+        # what people did
+        ("cancelled by {who}: {x}", "{who} đã hủy: {x}"),
+        ("cancelled by {who}", "{who} đã hủy"),
+        ("released by {who}: {x}", "{who} đã cho gửi: {x}"),
+        ("released by {who}", "{who} đã cho gửi"),
+        ("to be sent again by {who}: {x}", "{who} cho gửi lại: {x}"),
+        ("to be sent again by {who}", "{who} cho gửi lại"),
+        ("judged anew: {x!}", "xét lại: {x!}"),
+        ("the rule is paused: {x}", "quy tắc đang tạm dừng: {x}"),
+        ("the phone is paused: {x}", "số này đang tạm dừng: {x}"),
+        # the gateway
+        ("refused by the gateway: {x}", "CareSoft từ chối: {x}"),
+        ("perhaps sent: {x!}", "có thể đã gửi: {x!}"),
+        ("sent after all", "hóa ra đã gửi được"),
+        ("the gateway used ticket {a} instead of {b}", "CareSoft dùng phiếu {a} thay cho {b}"),
+        ("ticket {t} refused ({x}): sent without it", "phiếu {t} không được nhận ({x}), gửi không kèm phiếu"),
+        ("too many requests (429)", "quá nhiều yêu cầu (429)"),
+        ("CareSoft answered 429: too many requests", "CareSoft báo quá nhiều yêu cầu (429)"),
+        ("the gateway locked the account out for {n} min", "CareSoft khóa tài khoản trong {n} phút"),
+        ("CareSoft locked the account out for {n} minutes (too many requests)",
+         "CareSoft khóa tài khoản trong {n} phút vì quá nhiều yêu cầu"),
+        ("the token was refused ({n})", "token bị từ chối ({n})"),
+        ("CareSoft refused the token ({n}); put a valid one in its place",
+         "CareSoft từ chối token ({n}); hãy thay bằng token đúng"),
+        ("no clear answers from CareSoft: {x!}", "CareSoft không trả lời rõ ràng: {x!}"),
+        ("200 and ok, but without a usable ticket", "CareSoft báo đã nhận nhưng không có mã phiếu"),
+        ("200 with an answer that cannot be read", "không đọc được câu trả lời của CareSoft"),
+        ("the gateway gave up waiting", "CareSoft chờ quá lâu rồi bỏ"),
+        ("whoever sent it did not come back", "tiến trình gửi tin đã dừng giữa chừng"),
+        ("the slot was too old", "lỡ mất lượt gửi"),
+        ("the database did not confirm the lease", "cơ sở dữ liệu không xác nhận kịp"),
+        ("the gateway's certificate is not valid", "chứng chỉ của CareSoft không hợp lệ"),
+        ("TLS with the gateway failed", "không thiết lập được TLS với CareSoft"),
+        ("the gateway's name cannot be resolved", "không phân giải được tên miền của CareSoft"),
+        ("no answer in time", "không có câu trả lời kịp thời"),
+        ("no connection to the gateway", "không kết nối được với CareSoft"),
+        ("the gateway closed the connection without an answer", "CareSoft đóng kết nối mà không trả lời"),
+        ("the answer broke off", "câu trả lời bị đứt giữa chừng"),
+        ("the answer is not HTTP", "câu trả lời không phải HTTP"),
+        ("the connection broke", "kết nối bị đứt"),
+    )
+)  # fmt: skip
+_KEPT = re.compile(r"\{(\w+)(!?)\}")
+
+
+def in_vietnamese(reason: str) -> str:
+    """The reason in Vietnamese, as far as it is known; several, joined by `; `, each by itself."""
+    for pattern, vietnamese in _KNOWN:
+        if found := pattern.fullmatch(reason):
+            return _KEPT.sub(
+                lambda piece: in_vietnamese(found[piece[1]]) if piece[2] else found[piece[1]], vietnamese
+            )
+    if "; " in reason:
+        return "; ".join(map(in_vietnamese, reason.split("; ")))
+    return reason
