@@ -1,4 +1,4 @@
--- All that is kept about one phone. `mentions` compares digits, so that every way of writing it is found.
+-- All that is kept about one phone. `mentions` compares digits, so that every way of writing it is found; `written` is that for a text.
 
 -- name: no_limit
 SELECT set_config('statement_timeout', '0', false);
@@ -9,10 +9,10 @@ SELECT set_config('statement_timeout', '60s', false);
 -- name: messages
 -- Messages to the phone, and those whose text names it.
 SELECT id, phone IS NOT DISTINCT FROM %(phone)s AS theirs, state FROM listener.message
- WHERE phone = %(phone)s OR text LIKE '%%' || %(digits)s || '%%'
+ WHERE phone = %(phone)s OR text ~ %(written)s
 UNION ALL
 SELECT id, phone IS NOT DISTINCT FROM %(phone)s, state FROM listener.finished
- WHERE phone = %(phone)s OR text LIKE '%%' || %(digits)s || '%%'
+ WHERE phone = %(phone)s OR text ~ %(written)s
  ORDER BY id;
 
 -- name: changes
@@ -69,7 +69,8 @@ DELETE FROM listener.muted
 -- Also what was rejected for want of a phone, if it came of one of these changes.
 UPDATE listener.finished
    SET phone = NULLIF(phone, %(phone)s), text = NULL, save = NULL, joins = NULL,
-       reason = CASE WHEN listener.mentions(to_jsonb(reason), %(digits)s) THEN NULL ELSE reason END,
+       -- it may hold the gateway's words
+       reason = 'forgotten',
        key = CASE WHEN listener.mentions(to_jsonb(key), %(digits)s) THEN 'forgotten' ELSE key END,
        thread = CASE WHEN listener.mentions(to_jsonb(thread), %(digits)s) THEN 'forgotten:' || coalesce(thread_id, 0) ELSE thread END
  WHERE id = ANY(%(ids)s::bigint[]) OR (phone IS NULL AND text IS NOT NULL AND change_id = ANY(%(changes)s::bigint[]));
@@ -84,4 +85,4 @@ DELETE FROM listener.ticket_save WHERE message_id = ANY(%(ids)s::bigint[]) OR li
 UPDATE listener.thread SET name = 'forgotten:' || id WHERE listener.mentions(to_jsonb(name), %(digits)s) AND lease IS NULL;
 
 -- name: left_messages
-SELECT state FROM listener.message WHERE phone = %(phone)s OR text LIKE '%%' || %(digits)s || '%%';
+SELECT state FROM listener.message WHERE phone = %(phone)s OR text ~ %(written)s;

@@ -1,0 +1,102 @@
+"""`forget` and `export`: complete over every table there is, by canaries that came in through the front door."""
+
+import json
+
+from listener.simulator.gateway import Answer, Break, Fault, Moment
+from tests.support.verbs import verb
+from tests.support.world import World, open_world, rules_text
+
+PHONE = "0912345678"
+OTHER = "0980000000"
+NAME = "Canary Nguyen"
+# The row itself is captured whole, the thread is named by the phone, and a reason quotes what was wrong.
+RULES = rules_text(
+    ticket="{thread: new.phone, save: 'UPDATE public.notes SET saved_ticket = %(ticket_id)s WHERE id = %(id)s'}"
+)
+
+
+async def tables_with(world: World, *canaries: str) -> dict[str, int]:
+    """How many rows of each table hold one of the canaries in any column."""
+    names = await world.rows(
+        "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'listener'::regnamespace AND c.relkind IN ('r', 'p') "
+        "AND NOT c.relispartition ORDER BY 1"
+    )
+    found = {}
+    for name in (row["relname"] for row in names):
+        query = f'SELECT count(*) AS n FROM listener."{name}" AS t WHERE t::text ~ %s'
+        row = await (await world.db.execute(query.encode(), ["|".join(canaries)])).fetchone()
+        assert row is not None
+        if row["n"]:
+            found[name] = row["n"]
+    return found
+
+
+async def fill(world: World) -> None:
+    """One message in every place where one can be, to the canary's phone written in several ways."""
+    world.gateway.add_fault(Fault(action=Answer(status=400, message=f"no {PHONE} {NAME}"), content="refused"))
+    world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), content="unclear"))
+    await world.note("a", f"accepted {NAME}", phone="+84 912 345 678")
+    await world.note("b", f"refused {NAME}", phone="0912.345.678")
+    await world.note("c", f"unclear {NAME}", phone=PHONE)
+    await world.note("d", f"bad {NAME} 0912 345 678", phone="call 0912345678 and 0912345679")
+    await world.note("e", f"call {PHONE}", phone=OTHER)
+    await world.note("j", "or call 0912.345.678", phone=OTHER)
+    await world.note("f", "somebody else's", phone=OTHER)
+    await world.db.execute("BEGIN")
+    await world.db.execute("SET LOCAL listener.mute = 'import'")
+    await world.note("g", f"muted {NAME}", phone=PHONE)
+    await world.db.execute("COMMIT")
+
+
+async def test_forget_leaves_nothing_of_a_person_in_any_table_and_says_what_stays(erp_database: str) -> None:
+    async with open_world(erp_database, rules=RULES) as world:
+        async with world.service():
+            await fill(world)
+            await world.until("SELECT NOT EXISTS (SELECT FROM listener.outbox)")
+            await world.until("SELECT count(*) = 7 FROM listener.messages WHERE state NOT IN ('waiting', 'sending')")
+            assert (await verb(world.environment(), "pause", "--reason", "x")).code == 0
+            await world.note("h", f"waiting {NAME}", phone=PHONE)
+            await world.until("SELECT EXISTS (SELECT FROM listener.message WHERE state = 'waiting')")
+        await world.note("i", f"not matched {NAME}", phone=PHONE)
+        await world.db.execute("INSERT INTO listener.suppression VALUES (%s, 'asked', now(), 'test')", [PHONE])
+        before = await tables_with(world, PHONE, PHONE[1:], "345.678", NAME)
+        assert {"change", "finished", "message", "muted", "outbox", "thread"} <= set(before)
+
+        said = await verb(world.environment(), "export", "0912 345 678")
+        exported = said.json
+        assert exported["phone"] == PHONE
+        told = json.dumps(exported, ensure_ascii=False)
+        for word in ("accepted", "refused", "unclear", "bad", "waiting", "not matched", "muted"):
+            assert f"{word} {NAME}" in told
+        assert "somebody else's" not in told
+
+        assert (await verb(world.environment(), "forget", PHONE)).code == 2
+        forgotten = (await verb(world.environment(), "forget", PHONE, "--yes", "--reason", "asked", "-o", "json")).json
+        assert forgotten["removed"]["outbox"] == 1
+        assert forgotten["left"] == ["its place on the suppression list, so that no SMS is sent to it"]
+        assert await tables_with(world, PHONE, PHONE[1:], "345.678", NAME) == {"suppression": 1}
+
+        rows = await world.messages()
+        assert [row["text"] for row in rows if row["text"]] == ["somebody else's"]
+        assert sorted(row["state"] for row in rows) == sorted(
+            ["accepted", "rejected", "cancelled", "rejected", "accepted", "accepted", "accepted", "cancelled"]
+        )
+        assert {row["phone"] for row in rows} == {None, OTHER}
+        audit = await world.rows("SELECT verb, what FROM listener.audit ORDER BY id")
+        assert [a["verb"] for a in audit] == ["pause", "export", "forget"]
+        assert [a["what"].get("phone") for a in audit] == [None, "091***678", "091***678"]
+
+        again = (await verb(world.environment(), "forget", PHONE, "--yes", "-o", "json")).json
+        assert sum(again["removed"].values()) == 0
+        assert (await verb(world.environment(), "resume")).code == 0
+        async with world.service():
+            await world.settled()
+        assert not any("waiting" in text or "not matched" in text for text in world.arrived())
+
+
+async def test_a_phone_that_is_none_is_refused(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        for word in ("forget", "export"):
+            said = await verb(world.environment(), word, "024 3825 1234")
+            assert said.code == 2
+            assert "PHONE" in said.err

@@ -1,0 +1,143 @@
+"""The shapes of `messages`, `message` and `status`, what status counts, and that it scans nothing finished."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from listener import overview
+from listener.model import State
+from listener.simulator.gateway import Answer, Fault
+from tests.support.verbs import verb
+from tests.support.world import PHONE, World, open_world
+
+MESSAGE = [
+    "id", "rule", "watch", "key", "thread", "state", "reason", "phone", "text", "parts", "encoding", "ticket_id",
+    "attempts", "created_at", "due_at", "settled_at",
+]  # fmt: skip
+STATUS = ["outbox", "messages", "oldest_waiting_s", "eta_s", "accounts", "capture_failures", "rules"]
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+async def show(world: World, *words: object) -> object:
+    return (await verb(world.environment(), *words, "-o", "json")).json
+
+
+async def test_messages_and_message_have_every_key_and_mask_the_phone(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(Fault(action=Answer(status=400, message="phone 0980000000 is invalid")))
+        await world.note("a", "one")
+        await world.note("b", "two", phone="no phone")
+        async with world.service():
+            await world.settled()
+        rows = await show(world, "messages")
+        assert isinstance(rows, list)
+        assert [list(row) for row in rows] == [MESSAGE, MESSAGE]
+        two, one = rows
+        assert (one["phone"], one["state"], one["text"], one["parts"]) == ("098***000", "rejected", "one", 1)
+        assert PHONE not in str(rows)
+        assert (two["phone"], two["ticket_id"], two["attempts"]) == (None, None, 0)
+        assert (await show(world, "messages", "--state", "rejected", "--phone", PHONE, "--reveal"))[0]["phone"] == PHONE  # type: ignore[index]
+        assert await show(world, "messages", "--rule", "none") == []
+        message = await show(world, "message", one["id"])
+        assert isinstance(message, dict)
+        assert set(MESSAGE) <= set(message)
+        (attempt,) = message["attempt_list"]
+        assert (attempt["n"], attempt["outcome"], attempt["http_status"]) == (1, "rejected", 400)
+        assert PHONE not in str(message)
+        assert (await verb(world.environment(), "message", 999)).code == 1
+        for number in (one["id"], two["id"]):
+            assert (await verb(world.environment(), "message", number)).code == 0
+        assert (await verb(world.environment(), "messages")).code == 0
+
+
+async def test_status_has_every_key_from_the_first_moment(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        status = await show(world, "status")
+        assert isinstance(status, dict)
+        assert set(STATUS) <= set(status)
+        assert (status["outbox"], status["oldest_waiting_s"], status["eta_s"]) == (0, None, 0)
+        assert status["messages"] == dict.fromkeys(State, 0)
+        assert status["rules"] == {"version": None, "loaded_at": None, "ok": True, "faults": []}
+        assert (await verb(world.environment(), "status")).code == 0
+
+
+async def test_status_counts_every_message_once_whatever_happens_to_it(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(Fault(action=Answer(status=400), content="two"))
+        await world.notes([("a", "one"), ("b", "two"), ("c", "three"), ("d", "four")])
+        async with world.service():
+            await world.settled()
+            await show(world, "retry", (await world.one("SELECT id FROM listener.finished WHERE text = 'two'"))["id"])
+            await world.settled()
+            await show(world, "pause", "--reason", "x", "--until", "2h")
+            await world.note("e", "five")
+            await world.until("SELECT count(*) = 1 FROM listener.message")
+            await world.db.execute("UPDATE listener.replica SET seen_at = now()")
+            status = await show(world, "status")
+        assert isinstance(status, dict)
+        assert {state: n for state, n in status["messages"].items() if n} == {"accepted": 4, "waiting": 1}
+        account = status["accounts"]["main"]
+        assert set(account) == {"rate", "paused_until", "reason"}
+        assert (account["rate"], account["reason"]) == (100, "x")
+        assert 7100 < status["eta_s"] < 7210
+        assert status["oldest_waiting_s"] >= 0
+        assert (status["rules"]["version"], status["rules"]["ok"]) == (1, True)
+        exact = await world.rows(
+            "SELECT state, count(*) AS n, sum(parts) AS parts FROM listener.finished GROUP BY state"
+        )
+        kept = await world.rows(
+            "SELECT state, sum(n) AS n, sum(parts) AS parts FROM listener.tally GROUP BY state HAVING sum(n) <> 0"
+        )
+        assert kept == exact
+        assert (await verb(world.environment(), "status")).code == 0
+
+
+async def test_the_tally_is_folded_without_changing_what_it_says(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        for n in range(40):
+            await world.db.execute("INSERT INTO listener.tally VALUES (%s, 'r', 'accepted', 2, 3)", [NOW])
+            await world.db.execute(
+                "INSERT INTO listener.tally VALUES (%s, 'r', 'accepted', %s, 0)", [NOW + timedelta(hours=1), n]
+            )
+        async with world.service():
+            await world.until("SELECT count(*) = 2 FROM listener.tally")
+        rows = await world.rows("SELECT n, parts FROM listener.tally ORDER BY hour")
+        assert [(r["n"], r["parts"]) for r in rows] == [(80, 120), (780, 0)]
+
+
+async def test_nothing_that_status_or_a_pause_asks_reads_what_is_finished(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        for name in ("counts", "oldest_waiting", "backlog", "outbox", "fleet", "in_force"):
+            plan = await world.rows(b"EXPLAIN " + overview.SQL[name])  # type: ignore[arg-type]
+            assert not any("finished" in str(row["QUERY PLAN"]) for row in plan), name
+
+
+@pytest.mark.parametrize(
+    ("backlog", "stopped", "seconds"),
+    [
+        ([], None, 0.0),
+        ([(0, 100)], None, 10.0),
+        ([(0, 100), (3600, 10)], None, 3601.0),
+        ([(0, 100), (5, 100)], None, 20.0),
+        ([(0, 100), (60, 1)], 120, 130.1),
+        ([(0, 1)], 10**9, None),
+        ([(0, 1)], -5, 0.1),
+    ],
+)
+def test_when_the_backlog_will_be_through(
+    backlog: list[tuple[float, int]], stopped: int | None, seconds: float | None
+) -> None:
+    rows = [{"account": "main", "due_s": due, "n": n} for due, n in backlog]
+    until = (
+        None
+        if stopped is None
+        else datetime(9999, 12, 31, tzinfo=UTC)
+        if stopped == 10**9
+        else NOW + timedelta(seconds=stopped)
+    )
+    assert overview.eta(rows, {"main": 10.0}, {"main": until}, NOW) == seconds
+
+
+def test_accounts_are_emptied_side_by_side() -> None:
+    rows = [{"account": a, "due_s": 0.0, "n": n} for a, n in (("a", 50), ("b", 20))]
+    assert overview.eta(rows, {"a": 10.0, "b": 1.0}, {"a": None, "b": None}, NOW) == 20.0
