@@ -1,0 +1,193 @@
+"""The page's application: routes, and what holds for every request and every answer."""
+
+import time
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
+
+from listener.database import LOST
+from listener.errors import ListenerError, OutOfReachError, describe
+from listener.settings import Settings
+from listener.web.access import SESSION, SESSION_S, Access, Throttle, same_origin
+from listener.web.live import Live
+from listener.web.overview_page import Overview
+from listener.web.page import HERE, LANGUAGE_COOKIE, render, wants_part
+from listener.web.store import Store
+from listener.web.texts import LANGUAGES
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+SESSION_COOKIE = "listener_session"
+# served to anybody: nothing personal is in them
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/login", "/language"})
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # not "no-referrer", which would hide from us whether a form came from our own page
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_MOST = 64 * 1024
+
+
+def make_app(settings: Settings) -> web.Application:
+    """The page; it opens a connection only when somebody looks, so it can be made at any time."""
+    access = Access(settings.admin_token, settings.view_token)
+    store = Store(settings)
+    overview = Overview(settings, store)
+    app = web.Application(middlewares=[_faults, _gate(access)], client_max_size=_MOST)
+    app.on_response_prepare.append(_head)
+
+    async def close(_app: web.Application) -> None:
+        await store.close()
+
+    app.on_cleanup.append(close)
+    live = Live(store)
+    app.cleanup_ctx.append(live.run)
+    app.on_shutdown.append(live.close)
+    app.router.add_get("/live", live.stream)
+    logins = _Logins(access)
+    app.router.add_get("/", overview.page)
+    app.router.add_get("/login", logins.form)
+    app.router.add_post("/login", logins.login)
+    app.router.add_post("/logout", _logout)
+    app.router.add_post("/language", _language)
+    app.router.add_static("/static", HERE / "static")
+    return app
+
+
+async def _head(request: web.Request, response: web.StreamResponse) -> None:
+    """On every answer, whoever made it."""
+    for name, value in _HEADERS.items():
+        response.headers[name] = value
+    keep = request.path.startswith("/static/") and "v" in request.query and response.status == 200
+    response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if keep else "no-store"
+    response.headers.popall(hdrs.SERVER, None)
+
+
+@web.middleware
+async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every fault becomes a page that says what to do; nothing of its inside is shown."""
+    try:
+        try:
+            return await handler(request)
+        except LOST:
+            # a connection that broke while nobody looked: the next one is new
+            if request.method not in ("GET", "HEAD"):
+                raise
+            return await handler(request)
+    except (*LOST, OutOfReachError) as error:
+        log.warning("page_without_database", error=describe(error))
+        return render(request, "fault.html", code=503, title="e_database", why="e_database_why")
+    except web.HTTPException as error:
+        if error.status < 400 or error.headers.get("HX-Redirect"):
+            raise
+        known = {403: "e_forbidden", 404: "e_absent", 405: "e_method"}
+        answer = render(
+            request, "fault.html", code=error.status, title=known.get(error.status, "e_request"), why="e_back"
+        )
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+    except ListenerError as error:
+        return render(request, "fault.html", code=400, title="e_request", why="e_back", said=str(error))
+    except Exception as error:
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else ""
+        log.error("page_failed", error=describe(error), where=where, path=request.path)
+        return render(request, "fault.html", code=500, title="e_own", why="e_own_why")
+
+
+def _gate(access: Access) -> Middleware:
+    @web.middleware
+    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Nobody without a session, no change from elsewhere, no deed by those who may only look."""
+        request[SESSION] = session = access.session(request.cookies.get(SESSION_COOKIE, ""), time.time())
+        if request.method == "POST" and not same_origin(request.headers, request.host):
+            raise web.HTTPForbidden
+        if request.path in _OPEN or request.path.startswith("/static/"):
+            return await handler(request)
+        if not access.is_set:
+            return render(request, "locked.html", code=403)
+        if session is None:
+            if wants_part(request):
+                raise web.HTTPUnauthorized(headers={"HX-Redirect": "/login"})
+            raise web.HTTPFound("/login")
+        if request.method not in ("GET", "HEAD"):
+            given = request.headers.get("X-CSRF-Token") or (await request.post()).get("csrf", "")
+            if not (isinstance(given, str) and access.same(given, session.csrf)):
+                raise web.HTTPForbidden
+        return await handler(request)
+
+    return gate
+
+
+class _Logins:
+    """The way in."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._throttle = Throttle()
+
+    async def form(self, request: web.Request) -> web.StreamResponse:
+        if not self._access.is_set:
+            return render(request, "locked.html", code=403)
+        if request[SESSION] is not None:
+            raise web.HTTPFound("/")
+        return render(request, "login.html", fault=None)
+
+    async def login(self, request: web.Request) -> web.StreamResponse:
+        if not self._access.is_set:
+            return render(request, "locked.html", code=403)
+        address = request.remote or ""
+        wait = self._throttle.wait(address, monotonic())
+        if wait > 0:
+            answer = render(request, "login.html", code=429, fault="login_slow")
+            answer.headers["Retry-After"] = str(int(wait) + 1)
+            return answer
+        given = await request.post()
+        role = self._access.role_of(str(given.get("token", "")).strip())
+        if role is None:
+            log.warning("login_refused", address=address)
+            return render(request, "login.html", code=403, fault="login_wrong")
+        self._throttle.forget(address)
+        answer = web.Response(status=303, headers={"Location": "/"})
+        answer.set_cookie(
+            SESSION_COOKIE,
+            self._access.cookie(role, str(given.get("name", "")), time.time()),
+            max_age=SESSION_S,
+            httponly=True,
+            samesite="Strict",
+            secure=request.secure or request.headers.get("X-Forwarded-Proto") == "https",
+            path="/",
+        )
+        return answer
+
+
+async def _logout(_request: web.Request) -> web.StreamResponse:
+    answer = web.Response(status=303, headers={"Location": "/login"})
+    answer.del_cookie(SESSION_COOKIE, path="/")
+    return answer
+
+
+async def _language(request: web.Request) -> web.StreamResponse:
+    given = await request.post()
+    back, chosen = str(given.get("back", "/")), given.get("language")
+    # only to a page of ours
+    home = back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/"
+    answer = web.Response(status=303, headers={"Location": home.translate({10: None, 13: None})})
+    if chosen in LANGUAGES:
+        answer.set_cookie(LANGUAGE_COOKIE, str(chosen), max_age=365 * 86400, httponly=True, samesite="Strict", path="/")
+    return answer

@@ -1,0 +1,102 @@
+"""Server-sent events: one word, `moved`, whenever something that the page shows has changed.
+
+The page then fetches its live part anew; so a lost event is only a late look. One question a second is asked for all
+who look, none while nobody does.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import structlog
+from aiohttp import web
+
+from listener.database import LOST
+from listener.errors import OutOfReachError, describe
+from listener.web import store
+from listener.web.access import SESSION
+from listener.web.store import Store
+
+log = structlog.get_logger()
+
+_EVERY = 1.0
+# a sign of life, so that proxies and browsers see a stream that is cut; seconds
+_STILL_HERE = 15.0
+_MOST = 200
+
+
+class Live:
+    """All open streams of this process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._streams: set[asyncio.Event] = set()
+        self._somebody = asyncio.Event()
+        self._closing = False
+
+    async def run(self, _app: web.Application) -> AsyncIterator[None]:
+        """For `cleanup_ctx`: watches while the application runs."""
+        watching = asyncio.create_task(self._watch(), name="page live")
+        yield
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+    async def close(self, _app: web.Application) -> None:
+        """For `on_shutdown`: ends every stream, or the server would wait for them."""
+        self._closing = True
+        for moved in self._streams:
+            moved.set()
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """One reader's stream; it ends with the session."""
+        if len(self._streams) >= _MOST:
+            raise web.HTTPServiceUnavailable
+        session = request[SESSION]
+        if session is None:
+            raise web.HTTPForbidden
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        await answer.prepare(request)
+        moved = asyncio.Event()
+        self._streams.add(moved)
+        self._somebody.set()
+        try:
+            await answer.write(b"retry: 2000\n\n")
+            while not self._closing and time.time() < session.ends:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_STILL_HERE):
+                        await moved.wait()
+                await answer.write(b"event: moved\ndata:\n\n" if moved.is_set() else b": still here\n\n")
+                moved.clear()
+        except ConnectionError:
+            pass
+        finally:
+            self._streams.discard(moved)
+            if not self._streams:
+                self._somebody.clear()
+        return answer
+
+    async def _watch(self) -> None:
+        last = ""
+        said = False
+        while True:
+            await self._somebody.wait()
+            try:
+                async with self._store.reading() as conn:
+                    pulse = await store.first(conn, "pulse")
+                said = False
+            except (*LOST, OutOfReachError) as error:
+                # The page says so itself when it looks; here once is enough.
+                if not said:
+                    said = True
+                    log.warning("page_not_live", error=describe(error))
+                pulse = {"lost": True}
+            now = hashlib.sha256(json.dumps(pulse, default=str, sort_keys=True).encode()).hexdigest()
+            if now != last:
+                last = now
+                for moved in self._streams:
+                    moved.set()
+            await asyncio.sleep(_EVERY)

@@ -1,0 +1,113 @@
+"""Pages from templates: one Jinja environment of its own, everything escaped, words in the reader's language."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from aiohttp import web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from listener import phones
+from listener.model import State
+from listener.web.access import SESSION, Session
+from listener.web.texts import DEFAULT, LANGUAGES, words
+
+HERE = Path(__file__).parent
+# what the page shows times in; the database keeps them with the zone
+LOCAL = ZoneInfo("Asia/Ho_Chi_Minh")
+LANGUAGE_COOKIE = "listener_lang"
+# a pause without an end stands in the accounts' rows with the last year there is
+_LAST_YEAR = 9999
+
+
+@cache
+def _environment() -> Environment:
+    env = Environment(
+        loader=FileSystemLoader(HERE / "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    env.filters.update(moment=moment, clock=clock, number=number, spell=spell, phone=shown_phone)
+    env.globals.update(asset=asset, languages=LANGUAGES, states=[state.value for state in State])
+    return env
+
+
+@cache
+def asset(path: str) -> str:
+    """The address of a static file, with its digest, so that a browser may keep it for good."""
+    digest = hashlib.sha256((HERE / "static" / path).read_bytes()).hexdigest()[:12]
+    return f"/static/{path}?v={digest}"
+
+
+def language(request: web.Request) -> str:
+    """The reader's language: the cookie's, else Vietnamese."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE, DEFAULT)
+    return chosen if chosen in LANGUAGES else DEFAULT
+
+
+def wants_part(request: web.Request) -> bool:
+    """Whether only the live part of the page is asked for."""
+    return request.headers.get("HX-Request") == "true"
+
+
+def render(request: web.Request, template: str, *, code: int = 200, **values: Any) -> web.Response:
+    """A page, or its live part alone (`_{template}`) when htmx asks."""
+    lang = language(request)
+    session = request.get(SESSION)
+    part = wants_part(request) and f"_{template}" in _environment().list_templates()
+    text = (
+        _environment()
+        .get_template(f"_{template}" if part else template)
+        .render(t=words(lang), lang=lang, session=session, here=request.path_qs, path=request.path, **values)
+    )
+    return web.Response(text=text, content_type="text/html", status=code)
+
+
+def moment(value: datetime | None) -> str:
+    """A time for people: `22/11/2026 10:00:05`, `-` for none or for one that never comes."""
+    if value is None or value.year == _LAST_YEAR:
+        return "-"
+    return value.astimezone(LOCAL).strftime("%d/%m/%Y %H:%M:%S")
+
+
+def clock(value: datetime | None) -> str:
+    """Only the time of the day for today, day and time for others."""
+    if value is None or value.year == _LAST_YEAR:
+        return "-"
+    local = value.astimezone(LOCAL)
+    same_day = local.date() == datetime.now(LOCAL).date()
+    return local.strftime("%H:%M:%S" if same_day else "%d/%m %H:%M")
+
+
+def number(value: float | None) -> str:
+    """1.234.567 as Vietnam writes it; `-` for none."""
+    return "-" if value is None else f"{value:,.0f}".replace(",", ".")
+
+
+def spell(seconds: float | None, t: Mapping[str, str]) -> str:
+    """A length of time in one or two units."""
+    if seconds is None:
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} {t['second']}"
+    minutes = timedelta(seconds=seconds) // timedelta(minutes=1)
+    if minutes < 90:
+        return f"{minutes} {t['minute']}"
+    hours, rest = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} {t['hour']}" + (f" {rest} {t['minute']}" if rest else "")
+    return f"{hours // 24} {t['day']}"
+
+
+def shown_phone(value: str | None, session: Session | None) -> str:
+    """A phone, whole only for those who operate."""
+    if not value:
+        return "-"
+    return value if session is not None and session.operates else phones.mask_phone(value)

@@ -1,0 +1,46 @@
+-- What the page asks beside sql/queries/views.sql.
+
+-- name: hours
+-- How many messages of the last 24 hours ended how, by hour and rule's state; unclear ones by when they were made.
+SELECT hour, state, sum(n)::bigint AS n FROM listener.tally
+ WHERE hour > clock_timestamp() - interval '24 hours' GROUP BY hour, state
+UNION ALL
+SELECT date_trunc('hour', created_at, 'UTC'), state, count(*) FROM listener.message
+ WHERE state = 'unknown' AND created_at > clock_timestamp() - interval '24 hours' GROUP BY 1, 2;
+
+-- name: by_rule
+-- Messages and parts of each rule by how they ended, since an hour.
+SELECT rule, state, sum(n)::bigint AS n, sum(parts)::bigint AS parts FROM listener.tally
+ WHERE hour >= %(since)s GROUP BY rule, state HAVING sum(n) <> 0;
+
+-- name: unfinished_by_rule
+SELECT rule, state, count(*) AS n FROM listener.message GROUP BY rule, state;
+
+-- name: brakes
+SELECT rule, since, reason FROM listener.brake ORDER BY since;
+
+-- name: replicas
+SELECT id, version, started_at, seen_at FROM listener.replica
+ WHERE seen_at > clock_timestamp() - interval '30 s' ORDER BY started_at;
+
+-- name: pulse
+-- Changes whenever anything that the page shows has changed; cheap enough to ask every second.
+SELECT (SELECT count(*) FROM listener.outbox) AS outbox,
+       (SELECT jsonb_object_agg(state, n) FROM (SELECT state, count(*) AS n FROM listener.message GROUP BY state) AS s) AS states,
+       (SELECT jsonb_object_agg(state, n) FROM (SELECT state, sum(n) AS n FROM listener.tally
+                                                 WHERE hour > clock_timestamp() - interval '25 hours' GROUP BY state) AS s) AS ended,
+       (SELECT last_value FROM listener.message_id) AS newest,
+       (SELECT jsonb_agg(to_jsonb(a) - 'next_slot') FROM listener.account AS a) AS accounts,
+       (SELECT jsonb_agg(to_jsonb(f)) FROM listener.fleet AS f) AS fleet,
+       (SELECT max(id) FROM listener.audit) AS deeds,
+       (SELECT jsonb_agg(id ORDER BY id) FROM listener.pause) AS pauses,
+       (SELECT jsonb_agg(rule ORDER BY rule) FROM listener.brake) AS brakes,
+       (SELECT count(*) FROM listener.replica WHERE seen_at > clock_timestamp() - interval '30 s') AS replicas,
+       (SELECT last_value FROM listener.capture_failures) AS capture_failures;
+
+-- name: oldest_due
+-- For how long the message has been due that has been due for longest, where nothing is known to stop it.
+SELECT extract(epoch FROM clock_timestamp() - min(m.due_at))::float8 AS seconds
+  FROM listener.message m JOIN listener.account a ON a.name = m.account
+ WHERE m.state = 'waiting' AND m.due_at < clock_timestamp()
+   AND coalesce(a.stopped_until, '-infinity') < clock_timestamp() AND a.streak = 0;
