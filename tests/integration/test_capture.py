@@ -1,6 +1,7 @@
 """What the triggers capture of what an ERP does: each committed change once, and nothing else."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -27,8 +28,8 @@ def row(number: int, status: str | None) -> dict[str, object]:
     return {"id": number, "status": status}
 
 
-async def watch_status(erp: Erp, **words: object) -> None:
-    await erp.watch(used=["id", "status"], table="public.orders", **({"columns": ["status"]} | words))
+async def watch_status(erp: Erp, **words: Any) -> None:
+    await erp.watch(used=["id", "status"], table="public.orders", **{"columns": ["status"], **words})
 
 
 async def test_only_used_columns_of_a_real_change_are_captured(erp: Erp) -> None:

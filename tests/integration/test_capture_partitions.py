@@ -1,6 +1,7 @@
 """Capture on partitioned tables and on tables that others inherit from, also of a row that an update moves."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,8 @@ def row(number: int, status: str, amount: int) -> dict[str, object]:
     return {"id": number, "status": status, "amount": amount, "twice": amount * 2}
 
 
-async def watch(erp: Erp, name: str = "w", **words: object) -> None:
-    await erp.watch(name, table="public.orders", **({"columns": ["status", "amount"], "key": ["id"]} | words))
+async def watch(erp: Erp, name: str = "w", **words: Any) -> None:
+    await erp.watch(name, table="public.orders", **{"columns": ["status", "amount"], "key": ["id"], **words})
 
 
 async def test_the_columns_that_choose_a_partition_are_known_at_every_level(erp: Erp) -> None:
