@@ -202,7 +202,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("on_capture_error", ["count", "abort"])
 async def test_a_full_disk_under_the_outbox(erp: Erp, small_disk: Path, on_capture_error: str) -> None:
-    owner = os.stat(await erp.value("SHOW data_directory"))  # noqa: PTH116, ASYNC240
+    owner = os.stat(await erp.value("SHOW data_directory"))  # noqa: PTH116
     os.chown(small_disk, owner.st_uid, owner.st_gid)
     name = f"small_{os.getpid()}"
     await erp.run(f"CREATE TABLESPACE {name} LOCATION '{small_disk}'")
