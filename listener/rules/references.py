@@ -17,6 +17,8 @@ RESERVED = frozenset({"old", "new", "op", "at", "key"})
 _JINJA_WORDS = frozenset({"and", "or", "not", "in", "is", "if", "else", "true", "false", "none"})
 _OF_A_TABLE = ("columns", "events", "where", "on_capture_error")
 _OF_THE_CLOCK = ("every", "select", "catch_up")
+# how like each other (0 to 1) two names are when one is the other with a letter wrong
+_SLIP = 0.85
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +124,13 @@ def _watch(keys: Keys, watch: dict[str, Any]) -> Iterator[Finding]:
 def _options(keys: Keys, options: dict[str, Any], data: dict[str, Any]) -> Iterator[Finding]:
     if "account" in options:
         yield from _unknown((*keys, "account"), "account", options["account"], mapping(data.get("accounts")))
-    # A rule taken out of the file may still have messages to supersede, so only a slip of the pen is a fault.
-    for found in _unknown((*keys, "supersedes"), "rule", options.get("supersedes"), mapping(data.get("rules"))):
-        if found.hint.startswith("did you mean"):
+    # A rule taken out of the file may still have messages to supersede, so only a slip of the pen is a fault; that two
+    # names are somewhat alike (order_confirmed, order_cancelled) is none.
+    rules = mapping(data.get("rules"))
+    replaced: Any = options.get("supersedes")
+    for found in _unknown((*keys, "supersedes"), "rule", replaced, rules):
+        word = replaced[found.keys[-1]] if isinstance(replaced, list) else replaced
+        if did_you_mean(word[:60], list(rules)[:200], likeness=_SLIP):
             yield found
 
 

@@ -313,6 +313,11 @@ def test_a_rules_own_value_wins_whole_over_the_defaults() -> None:
     assert reminder.ticket.id == "new.ticket_id"
 
 
+def test_a_rule_taken_out_may_be_superseded_by_one_with_a_name_somewhat_like_it() -> None:
+    text = changed(("  shipped:\n", "  order_shipped:\n    supersedes: [order_confirmed]\n"))
+    assert parse(text, "f").rules["order_shipped"].supersedes == ("order_confirmed",)
+
+
 def test_the_only_account_is_the_account() -> None:
     assert parse(SMALLEST, "f").rules["shipped"].account == "main"
 
