@@ -174,7 +174,8 @@ class Watch(_Words):
     key: Distinct[Column] = Field(
         default=(),
         description=say(
-            "Columns that name the thing; default the primary key.", "Các cột nhận dạng; mặc định là khóa chính."
+            "Columns that name the thing; default the primary key.",
+            "Các cột cho biết đó là đơn nào, tài khoản nào; mặc định là khóa chính.",
         ),
     )
     where: Maybe[Condition] = Field(
@@ -239,7 +240,7 @@ CHANGE_WORDS = tuple(field.alias or name for name, field in ColumnChange.model_f
 class QuietHours(_Words):
     """From `start` (inclusive) to `end` (exclusive), over midnight if `end` is the earlier one."""
 
-    start: TimeOfDay = Field(alias="from", description=say("When the quiet begins.", "Giờ bắt đầu không gửi."))
+    start: TimeOfDay = Field(alias="from", description=say("When the quiet begins.", "Giờ bắt đầu yên lặng."))
     end: TimeOfDay = Field(alias="to", description=say("When it ends.", "Giờ được gửi lại."))
 
     @model_validator(mode="after")
@@ -303,7 +304,7 @@ class RuleOptions(_Words):
         default=Mode.LIVE,
         description=say(
             "live sends; shadow only shows; redirect sends to redirect_to; allowlist to its numbers.",
-            "live gửi thật; shadow chỉ hiện; redirect gửi tới redirect_to; allowlist chỉ gửi cho danh sách.",
+            "live gửi thật; shadow chạy thử không gửi; redirect gửi tới redirect_to; allowlist chỉ gửi cho danh sách.",
         ),
     )
     redirect_to: Maybe[Phone] = Field(
@@ -330,13 +331,13 @@ class RuleOptions(_Words):
         ),
     )
     quiet_hours: OrNone[QuietHours] = Field(
-        default=None, description=say("Hours without messages, or none.", "Giờ không gửi tin, hoặc none.")
+        default=None, description=say("Hours without messages, or none.", "Giờ yên lặng (không gửi tin), hoặc none.")
     )
     time_zone: Zone = Field(
         default="Asia/Ho_Chi_Minh",
         validate_default=True,
         description=say(
-            "Time zone of the quiet hours and of dates in texts.", "Múi giờ của giờ không gửi và ngày giờ trong tin."
+            "Time zone of the quiet hours and of dates in texts.", "Múi giờ của giờ yên lặng và của ngày giờ trong tin."
         ),
     )
     priority: Priority = Field(
@@ -365,7 +366,8 @@ class RuleOptions(_Words):
     cap: OrNone[CapForm] = Field(
         default=None,
         description=say(
-            "Most messages to one phone, such as 3/day.", "Số tin tối đa cho một số điện thoại, ví dụ 3/day."
+            "Most messages of the rule to one phone, such as 3/day.",
+            "Số tin tối đa của quy tắc này cho một số điện thoại, ví dụ 3/day.",
         ),
     )
     brake: OrNone[CapForm] = Field(
