@@ -129,7 +129,7 @@ def _options(keys: Keys, options: dict[str, Any], data: dict[str, Any]) -> Itera
     rules = mapping(data.get("rules"))
     replaced: Any = options.get("supersedes")
     for found in _unknown((*keys, "supersedes"), "rule", replaced, rules):
-        word = replaced[found.keys[-1]] if isinstance(replaced, list) else replaced
+        word = replaced if isinstance(replaced, str) else replaced[found.keys[-1]]
         if did_you_mean(word[:60], list(rules)[:200], likeness=_SLIP):
             yield found
 
