@@ -56,12 +56,16 @@ CREATE INDEX message_unclear ON listener.message (look_at NULLS FIRST) WHERE sta
 CREATE INDEX finished_ticket ON listener.finished (coalesce(ticket_id, ticket_sent, ticket_own));
 
 -- A message of a paused rule or phone never waits, whoever wants to make it wait: so taking permits need not ask.
+-- It asks first whether there is any pause at all (and sets no search_path, which costs more than the rest): mostly not.
 CREATE FUNCTION listener.hold_if_paused() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     stop listener.pause;
 BEGIN
     NEW.held_by := NULL;
+    IF NOT EXISTS (SELECT FROM listener.pause) THEN
+        RETURN NEW;
+    END IF;
     SELECT * INTO stop FROM listener.pause
      WHERE (target = 'rule' AND value = NEW.rule OR target = 'phone' AND value = NEW.phone)
        AND (until IS NULL OR until > clock_timestamp())
