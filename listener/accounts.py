@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from listener.caresoft import Access
 from listener.database import Connection
 from listener.errors import ListenerError
+from listener.model import Lease
 from listener.queries import load
 from listener.rules import Account
 
@@ -91,19 +93,27 @@ async def pause(conn: Connection, account: str, why: Pause, lease: int, print_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Refusals, and unclear answers, in a row so far, and the lease of the probe under way."""
+    """Refusals, and unclear answers, in a row so far, the lease of the probe under way, and the last stop."""
 
     streak: int
     unsure: int
     probe: int | None
+    paused_at: datetime | None
+
+    def is_news(self, lease: Lease) -> bool:
+        """Whether an answer to the request under `lease` says anything new: not if the request began before the last
+        stop, and while there is one only if it is the probe."""
+        if self.streak > 0:
+            return self.probe == lease.lease
+        return self.paused_at is None or lease.leased_at >= self.paused_at
 
 
 async def standing(conn: Connection, account: str) -> Standing:
     """How an account stands. Locks its row for this transaction."""
     row = await (await conn.execute(SQL["standing"], {"account": account})).fetchone()
     if row is None:
-        return Standing(streak=0, unsure=0, probe=None)
-    return Standing(streak=row["streak"], unsure=row["unsure_streak"], probe=row["probe"])
+        return Standing(streak=0, unsure=0, probe=None, paused_at=None)
+    return Standing(streak=row["streak"], unsure=row["unsure_streak"], probe=row["probe"], paused_at=row["paused_at"])
 
 
 async def answered(conn: Connection, account: str, leases: list[int]) -> None:

@@ -181,6 +181,8 @@ async def _settle_account(
                 pass
             case outcome:
                 standing = await accounts.standing(conn, account)
+                if not standing.is_news(result.lease) and not isinstance(outcome, LockedOut):
+                    continue
                 if isinstance(outcome, Unknown):
                     await accounts.unsure(conn, account)
                 if why := pause_for(outcome, standing.streak, standing.unsure, uniform):

@@ -74,6 +74,7 @@ INSERT INTO listener.fleet DEFAULT VALUES;
 CREATE TABLE listener.account (
     name             text PRIMARY KEY,
     next_slot        timestamptz NOT NULL DEFAULT '-infinity',
+    -- when it was last stopped: what began before then says nothing new
     paused_at        timestamptz,
     paused_until     timestamptz,
     pause_kind       text CHECK (pause_kind IN ('rate', 'lockout', 'token', 'config', 'unreachable', 'unsure')),
@@ -84,7 +85,7 @@ CREATE TABLE listener.account (
     probe            bigint CHECK (probe IS NULL OR streak > 0),
     token_print      text,
     CHECK ((paused_until IS NULL) = (pause_kind IS NULL)),
-    CHECK ((paused_until IS NULL) = (paused_at IS NULL)),
+    CHECK (paused_until IS NULL OR paused_at IS NOT NULL),
     CHECK ((paused_until IS NULL) = (streak = 0))
 ) WITH (fillfactor = 50);
 

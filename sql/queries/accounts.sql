@@ -7,11 +7,10 @@ ON CONFLICT DO NOTHING;
 
 -- name: standing
 -- How an account stands, locked for this transaction.
-SELECT streak, unsure_streak, probe FROM listener.account WHERE name = %(account)s FOR UPDATE;
+SELECT streak, unsure_streak, probe, paused_at FROM listener.account WHERE name = %(account)s FOR UPDATE;
 
 -- name: pause
--- Stops an account for everyone for so many seconds. While it is stopped only the probe's answer, or a lock-out, says
--- anything new: whatever else was in flight belongs to the same event. A lock-out is never shortened.
+-- Stops an account for everyone for so many seconds. A lock-out is never shortened.
 UPDATE listener.account
    SET streak = streak + CASE WHEN streak = 0 OR probe = %(lease)s THEN 1 ELSE 0 END,
        paused_at = clock_timestamp(),
@@ -19,12 +18,12 @@ UPDATE listener.account
                                clock_timestamp() + make_interval(secs => %(seconds)s)),
        pause_kind = %(kind)s, pause_reason = %(reason)s, token_print = %(token_print)s,
        probe = nullif(probe, %(lease)s)
- WHERE name = %(account)s AND (streak = 0 OR probe = %(lease)s OR %(kind)s = 'lockout');
+ WHERE name = %(account)s;
 
 -- name: answered
 -- The account answers as it should: the probe's answer ends the pause, any answer ends a run of unclear ones.
 UPDATE listener.account
-   SET streak = 0, unsure_streak = 0, probe = NULL, paused_at = NULL, paused_until = NULL, pause_kind = NULL, pause_reason = NULL
+   SET streak = 0, unsure_streak = 0, probe = NULL, paused_until = NULL, pause_kind = NULL, pause_reason = NULL
  WHERE name = %(account)s AND (probe = ANY(%(leases)s::bigint[]) OR (streak = 0 AND unsure_streak > 0));
 
 -- name: unsure

@@ -64,7 +64,7 @@ WITH slot AS (
        SET next_slot = CASE WHEN %(interval)s::float8 = 0 THEN a.next_slot
                             ELSE s.base + s.granted * make_interval(secs => %(interval)s::float8) END,
            probe = CASE WHEN a.streak > 0 THEN %(lease)s::bigint END,
-           paused_at = CASE WHEN a.streak > 0 THEN clock_timestamp() END,
+           paused_at = CASE WHEN a.streak > 0 THEN clock_timestamp() ELSE a.paused_at END,
            paused_until = CASE WHEN a.streak > 0 THEN clock_timestamp() + make_interval(secs => %(probe)s::float8) END
       FROM (SELECT b.name, base, least(
                        CASE WHEN b.streak > 0 THEN 1 ELSE %(want)s::integer END,

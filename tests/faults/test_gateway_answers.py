@@ -81,7 +81,8 @@ async def test_every_unclear_ending_is_unknown_after_one_request(erp_database: s
         assert all(row["reason"].startswith("perhaps sent: ") for row in rows)
         assert {row["attempts"] for row in rows} == {1}
         assert sorted(world.arrived()) == sorted(f"<{words}>" for words, (_, has) in AMBIGUOUS.items() if has)
-        assert {a["outcome"] for a in await world.attempts()} == {"unknown"}
+        # Also a slot that was thrown away on a slow machine leaves its row; it made no request.
+        assert {a["outcome"] for a in await world.attempts()} - {"not_sent"} == {"unknown"}
 
 
 async def test_clear_answers_are_what_they_say(erp_database: str) -> None:

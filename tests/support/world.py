@@ -245,6 +245,11 @@ class World:
         """All that replica processes have printed so far."""
         return "".join(replica.log.read_text() for replica in self.replicas)
 
+    async def reconnect(self) -> None:
+        """A new `db`, after the server went away."""
+        await self.db.close()
+        self.db = await connect(self.settings, "test")
+
     async def close(self) -> None:
         """Ends what still runs."""
         for replica in self.replicas:

@@ -1,11 +1,11 @@
 """What each outcome means for its message and its account."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from listener.accounts import PauseKind
+from listener.accounts import PauseKind, Standing
 from listener.model import (
     Accepted,
     Lease,
@@ -115,6 +115,24 @@ def test_unclear_answers_stop_the_account_only_in_a_row() -> None:
     assert pause(unclear, unsure=UNSURE_LIMIT - 2) is None
     assert pause(unclear, unsure=UNSURE_LIMIT - 1) == (PauseKind.UNSURE, 5)
     assert pause(unclear, streak=1) == (PauseKind.UNSURE, 10)
+
+
+@pytest.mark.parametrize(
+    ("streak", "probe", "paused_s", "news"),
+    [
+        (0, None, None, True),
+        (0, None, -1, True),
+        (0, None, 1, False),
+        (1, None, -1, False),
+        (1, 78, -1, False),
+        (1, 77, 1, True),
+    ],
+)
+def test_only_what_began_after_the_last_stop_is_news(
+    streak: int, probe: int | None, paused_s: int | None, news: bool
+) -> None:
+    paused_at = None if paused_s is None else LEASE.leased_at + timedelta(seconds=paused_s)
+    assert Standing(streak=streak, unsure=0, probe=probe, paused_at=paused_at).is_news(LEASE) is news
 
 
 def test_two_results_of_one_thread_are_settled_one_after_the_other() -> None:
