@@ -1,6 +1,8 @@
 """retry, cancel, release: what they change, what they leave alone, and how a race with a running delivery ends."""
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -227,3 +229,30 @@ async def test_at_most_one_more_request_after_an_unclear_answer_and_only_where_t
         }
         late = "accepted" if if_unsure == "resend" else "unknown"
         assert await world.states() == {"lost": "unknown", "late": late, "well": "accepted"}
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 1, "waiting"), (b"y\n", 0, "cancelled")])
+async def test_on_a_terminal_the_count_is_shown_and_asked_about(
+    erp_database: str, answer: bytes, code: int, left: str
+) -> None:
+    async with open_world(erp_database) as world:
+        assert (await say(world, "pause", "--reason", "x")).code == 0
+        await world.note("a", "one")
+        async with world.service():
+            await world.until("SELECT state = 'waiting' FROM listener.message")
+        person, terminal = os.openpty()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "listener", "cancel", "--key", "a",
+                stdin=terminal, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, **world.environment()},
+            )  # fmt: skip
+            os.write(person, answer)
+            async with asyncio.timeout(20):
+                _, asked = await process.communicate()
+        finally:
+            os.close(person)
+            os.close(terminal)
+        assert b"cancel 1 messages: 1 waiting" in asked
+        assert process.returncode == code
+        assert await state(world, "one") == left
