@@ -68,7 +68,11 @@ def same(one: Any, other: Any) -> bool:
         return one is other or str(one).lower() == str(other).lower()
     if isinstance(one, str) != isinstance(other, str) and one is not None and other is not None:
         text, value = (one, other) if isinstance(one, str) else (other, one)
-        return text == format(value, "f") if isinstance(value, Decimal) else text == str(value)
+        if isinstance(value, Decimal) and value.is_finite():
+            # 3.00 of a numeric column is the code "3"
+            whole = value == value.to_integral_value()
+            return text == format(value, "f") or (whole and text == format(value, ".0f"))
+        return text == str(value)
     return bool(one == other)
 
 

@@ -1,6 +1,6 @@
 """Quiet hours as arithmetic on the rule's own clock."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from listener.rules.schema import QuietHours
@@ -9,7 +9,7 @@ from listener.rules.schema import QuietHours
 def after_quiet(moment: datetime, quiet: QuietHours | None, zone: ZoneInfo) -> datetime:
     """`moment`, or the end of the quiet hours that it falls into. `from` is quiet, `to` no longer is.
 
-    Reckoned in the rule's zone; over a change of its clocks the quiet ends at the wall clock's `to`.
+    Reckoned in the rule's zone; over a change of its clocks the quiet ends at the wall clock's `to`. The end is in UTC.
     """
     if quiet is None:
         return moment
@@ -20,7 +20,11 @@ def after_quiet(moment: datetime, quiet: QuietHours | None, zone: ZoneInfo) -> d
     if not inside:
         return moment
     day = local.date() + timedelta(days=1 if over_midnight and time >= quiet.start else 0)
-    return datetime.combine(day, quiet.end, tzinfo=zone)
+    end = datetime.combine(day, quiet.end, tzinfo=zone)
+    # Where clocks go back, an hour comes twice: the second time the quiet ends the second time. In UTC, since of such
+    # hours two datetimes of one zone are compared by their digits alone.
+    first = end.astimezone(UTC)
+    return first if first > moment else end.replace(fold=1).astimezone(UTC)
 
 
 def next_quiet(
@@ -31,5 +35,5 @@ def next_quiet(
         return None, None
     local = moment.astimezone(zone)
     day = local.date() + timedelta(days=1 if local.time() >= quiet.start else 0)
-    begin = datetime.combine(day, quiet.start, tzinfo=zone)
+    begin = datetime.combine(day, quiet.start, tzinfo=zone).astimezone(UTC)
     return begin, after_quiet(begin, quiet, zone)

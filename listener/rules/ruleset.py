@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -310,12 +311,14 @@ class _Plan:
             "save": {p: self.change.row.get(p) for p in self.compiled.save_parameters} or None,
         }
         why = self._unfit(text, size.parts)
-        return tuple(
+        planned = [
             Planned(**common, state=State.REJECTED, reason=why or bad, phone=phone)
             if why or bad
             else self._on_its_way(phone or "", common)
             for phone, bad in self._recipients()
-        )
+        ]
+        # In mode redirect several recipients become one person.
+        return tuple({(m.phone, m.reason): m for m in planned}.values())
 
     def _unfit(self, text: str, parts: int) -> str | None:
         if not text.strip():
@@ -334,6 +337,8 @@ class _Plan:
         value = self.compiled.ticket_id.evaluate(self.names)
         if value is None or value == "" or value == 0:
             return None
+        if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+            value = format(value, ".0f")
         text = str(value).strip()
         if text.isascii() and text.isdigit() and len(text) < 19:
             return int(text) or None
