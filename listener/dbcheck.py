@@ -40,7 +40,9 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
                     await capture.wanted(conn, name, watch, rules.used_columns(name), doorbell=settings.doorbell)
                 )
             except ListenerError as error:
-                faults.append(document.fault(("watch", name), str(error), key=True))
+                of_where = str(error).startswith("where: ")
+                place = ("watch", name, "where") if of_where else ("watch", name)
+                faults.append(document.fault(place, str(error), key=not of_where))
     if faults:
         return faults
     if await migrations.pending(conn):

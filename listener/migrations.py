@@ -36,8 +36,11 @@ def migrations() -> list[Migration]:
 
 
 async def pending(conn: Connection) -> list[Migration]:
-    """What `migrate` would run. Raises `ListenerError` when an applied migration is not the one in this version."""
-    if not await _exists(conn):
+    """What `migrate` would run.
+
+    Raises `ListenerError` when an applied migration is not the one in this version, or the schema is somebody else's.
+    """
+    if not await installed(conn):
         return migrations()
     cursor = await conn.execute("SELECT number, name, sha256 FROM listener.migration ORDER BY number")
     applied = {row["number"]: row for row in await cursor.fetchall()}
@@ -57,7 +60,7 @@ async def migrate(conn: Connection) -> list[Migration]:
     async with conn.transaction():
         await conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         todo = await pending(conn)
-        if todo and not await _exists(conn):
+        if todo and not await installed(conn):
             await conn.execute(bootstrap_sql().encode(), prepare=False)
         for migration in todo:
             await conn.execute(migration.text.encode(), prepare=False)
@@ -73,10 +76,15 @@ def bootstrap_sql() -> str:
     return read("bootstrap.sql")
 
 
-async def _exists(conn: Connection) -> bool:
-    cursor = await conn.execute("SELECT to_regclass('listener.migration') IS NOT NULL AS there")
+async def installed(conn: Connection) -> bool:
+    """Whether the schema is there. Raises `ListenerError` when there is one of that name that is not ours."""
+    cursor = await conn.execute(
+        "SELECT to_regnamespace('listener') IS NOT NULL AS there, to_regclass('listener.migration') IS NOT NULL AS ours"
+    )
     row = await cursor.fetchone()
-    return bool(row and row["there"])
+    if row and row["there"] and not row["ours"]:
+        raise ListenerError("this database has a schema `listener` that this program did not make; it is left alone")
+    return bool(row and row["ours"])
 
 
 def script(todo: list[Migration]) -> str:

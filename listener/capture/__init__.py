@@ -3,7 +3,7 @@
 Everything is generated from `sql/capture.sql`; identifiers and words are quoted by the driver, never pasted.
 """
 
-from listener.capture.install import Difference, Step, apply, differences, uninstall, waiting, warnings
+from listener.capture.install import Difference, Step, apply, differences, unfinished, uninstall, warnings
 from listener.capture.tables import Kind, Table, find_table
 from listener.capture.triggers import Capture, Trigger, key_of, row_of, wanted
 
@@ -19,8 +19,8 @@ __all__ = [
     "find_table",
     "key_of",
     "row_of",
+    "unfinished",
     "uninstall",
-    "waiting",
     "wanted",
     "warnings",
 ]

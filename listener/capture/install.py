@@ -131,23 +131,17 @@ async def apply(conn: Connection, steps: Sequence[Difference], say: Callable[[st
                 raise ListenerError(f"{step.what}: {error.diag.message_primary}") from None
 
 
-async def uninstall(conn: Connection, say: Callable[[str], None] = lambda _: None) -> None:
+async def uninstall(conn: Connection, say: Callable[[str], None]) -> None:
     """Removes triggers, functions and the schema with all that is in it, telling each. Raises as `apply`."""
-    steps = await differences(conn, [])
-    steps = [step for step in steps if step.step is Step.DROP]
-    row = await (await conn.execute(SQL["schema_exists"], {})).fetchone()
-    if row and row["there"]:
-        statement = "DROP SCHEMA listener CASCADE"
-        steps.append(Difference(step=Step.DROP, watch="", what="schema listener", statement=statement))
+    steps = [step for step in await differences(conn, []) if step.step is Step.DROP]
+    statement = "DROP SCHEMA IF EXISTS listener CASCADE"
+    steps.append(Difference(step=Step.DROP, watch="", what="schema listener", statement=statement))
     await apply(conn, steps, say)
 
 
-async def waiting(conn: Connection) -> int:
-    """Changes and messages that an `uninstall` would lose; 0 when there is no schema."""
-    there = await (await conn.execute("SELECT to_regclass('listener.message') IS NOT NULL AS there")).fetchone()
-    if not there or not there["there"]:
-        return 0
-    row = await (await conn.execute(SQL["unsent"], {})).fetchone()
+async def unfinished(conn: Connection) -> int:
+    """Changes and messages that an `uninstall` would lose."""
+    row = await (await conn.execute(SQL["unfinished"], {})).fetchone()
     return int(row["n"]) if row else 0
 
 

@@ -41,6 +41,8 @@ def asynchronous(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
             raise fail(str(error), error.exit_code) from None
         except BaseExceptionGroup as group:
             raise fail(_first(group), 1) from None
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+            raise fail("the database did not get to it in time (a lock, or too much work); try again", 1) from None
         except psycopg.OperationalError:
             raise fail("the connection to the database was lost", OutOfReachError.exit_code) from None
         except psycopg.errors.InsufficientPrivilege as error:

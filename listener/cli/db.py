@@ -110,13 +110,9 @@ async def uninstall(yes: bool) -> None:
     """Remove the triggers, their functions and the schema with all messages in it."""
     settings = read_settings()
     async with await connect(settings, "db") as conn:
-        waiting = await capture.waiting(conn)
-        if waiting and not yes:
-            lost = f"{waiting} changes and messages are not finished and would be lost"
-            if not sys.stdin.isatty():
-                raise fail(f"{lost}; say --yes if they may be", 1)
-            click.confirm(f"{lost}. Remove everything?", abort=True, err=True)
-        await capture.uninstall(conn, _say)
+        if await migrations.installed(conn):
+            _ask(await capture.unfinished(conn), yes=yes)
+            await capture.uninstall(conn, _say)
     click.echo("removed: nothing of listener is left in this database")
 
 
@@ -138,6 +134,15 @@ async def print_sql(rules_path: Path | None) -> None:
     for step in steps:
         click.echo(f"{step.statement.rstrip(';')};\n")
     click.echo("COMMIT;")
+
+
+def _ask(unfinished: int, *, yes: bool) -> None:
+    if not unfinished or yes:
+        return
+    lost = f"{unfinished} changes and messages are not finished and would be lost"
+    if not sys.stdin.isatty():
+        raise fail(f"{lost}; say --yes if they may be", 1)
+    click.confirm(f"{lost}. Remove everything?", abort=True, err=True)
 
 
 def _say(line: str) -> None:

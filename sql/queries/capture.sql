@@ -95,10 +95,7 @@ SELECT 'CACHE of the outbox''s sequence', 'ALTER SEQUENCE listener.outbox_id_seq
   FROM pg_sequence s
  WHERE s.seqrelid = to_regclass('listener.outbox_id_seq') AND s.seqcache <> 1;
 
--- name: schema_exists
-SELECT to_regnamespace('listener') IS NOT NULL AS there;
-
--- name: unsent
+-- name: unfinished
 SELECT (SELECT count(*) FROM listener.outbox) + (SELECT count(*) FROM listener.message) AS n;
 
 -- name: habits
