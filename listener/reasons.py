@@ -43,7 +43,7 @@ _KNOWN = tuple(
         ("lookup {l} found more than one row; make it find one", "lookup {l} tìm thấy nhiều hơn một dòng"),
         ("lookup {l} needs {c}, which was not captured", "lookup {l} cần cột {c} nhưng cột này không được ghi nhận"),
         ("lookup {l} failed ({e})", "lookup {l} bị lỗi ({e})"),
-        ('{x} | label: labels "{s}" have no word for "{v}"', 'bảng từ "{s}" không có từ cho "{v}"'),
+        ('{x} | label: labels "{s}" have no word for "{v}"', '{x}: bảng từ "{s}" không có từ cho "{v}"'),
         ("ticket.id is not a whole number", "mã phiếu (ticket.id) không phải là số nguyên"),
         ("ticket.thread gives nothing for this change", "ticket.thread không cho kết quả với thay đổi này"),
         # phones

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from listener.cli import main
 from listener.rules import build, load
 from listener.rules.trial import run, untested
+from tests.unit.test_rules_reader import EXAMPLE
 
 SHIPPED = Path(__file__).parent.parent.parent / "rules.yaml"
 
@@ -92,6 +93,12 @@ def listener(*args: object) -> Result:
 
 def test_the_example_passes() -> None:
     assert differences(LOW) == []
+
+
+def test_the_documentations_own_example_passes() -> None:
+    document = load(EXAMPLE, "rules.yaml")
+    rules = build(document)
+    assert [trial.differences for trial in run(rules, rules.tests, document)] == [()]
 
 
 def test_the_sample_rules_pass_their_tests() -> None:
