@@ -19,8 +19,9 @@ from listener import accounts, messages
 from listener.caresoft import Access, CareSoft
 from listener.database import BY_INDEX, LOST, Link
 from listener.errors import ListenerError, OutOfReachError, describe
-from listener.model import Lease, NotSent
+from listener.model import Lease, NotSent, Stale
 from listener.pacing import Punctuality
+from listener.recheck import Recheck
 from listener.rules import Account
 from listener.settings import Settings
 from listener.settling import Result, settle
@@ -72,11 +73,13 @@ class Delivery:
         settings: Settings,
         replica: UUID,
         gateway: CareSoft,
+        recheck: Recheck,
         on_outcome: Callable[[Result], None] | None = None,
     ) -> None:
         self._settings = settings
         self._replica = replica
         self._gateway = gateway
+        self._recheck = recheck
         self._on_outcome = on_outcome
         self._leasing = Link(settings, "lease", **BY_INDEX)
         self._settling = Link(settings, "settle", **BY_INDEX)
@@ -244,7 +247,7 @@ class Delivery:
             return sender.punctuality.in_time(monotonic() - work.asked_at)
 
         began = monotonic()
-        outcome = await self._gateway.send_sms(
+        outcome = await self._outdated(lease) or await self._gateway.send_sms(
             work.access, phone=lease.phone, text=lease.text, ticket=lease.ticket, in_time=in_time
         )
         ms = round((monotonic() - began) * 1000)
@@ -254,6 +257,13 @@ class Delivery:
         sender.unwritten -= unwritten
         mark = accounts.token_print(work.access.token)
         self._outcomes.put_nowait(Result(lease=lease, outcome=outcome, ms=ms, token_print=mark))
+
+    async def _outdated(self, lease: Lease) -> Stale | NotSent | None:
+        try:
+            why = await self._recheck.stale(lease)
+        except (*LOST, OutOfReachError):
+            return NotSent(cause="the row could not be read again")
+        return Stale(reason=why) if why else None
 
     async def _settle(self, results: list[Result]) -> None:
         self._writing_since = monotonic()

@@ -121,8 +121,20 @@ class Matcher:
                 )
             else:
                 horizon = None
-                await self._doorbell.self_test(self._link)
-                await wait_for_any(self._doorbell.rung, stopping, seconds=POLL)
+                await self._sleep(stopping)
+
+    async def _sleep(self, stopping: asyncio.Event) -> None:
+        """Until it rings, until a glance once a second finds something all the same, or until `stopping`."""
+        alive = True
+        while alive and not stopping.is_set():
+            await self._doorbell.self_test(self._link)
+            await wait_for_any(self._doorbell.rung, stopping, seconds=POLL)
+            if self._doorbell.rung.is_set():
+                return
+            async with self._link.use() as conn:
+                glance = await (await conn.execute(SQL["glance"], {})).fetchone()
+            self.moved_at = monotonic()
+            alive = not (glance and glance["anything"]) and await self._promise.sign_of_life()
 
     async def look(self) -> int | None:
         """Matches one batch; returns the number of changes, None when another replica is at it."""

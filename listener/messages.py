@@ -15,8 +15,10 @@ SQL = load("messages")
 
 # Spacing is a little wider than the rate asks, so that jitter on the way does not push one request too many into a
 # sliding second; a slot that was missed by up to so many seconds is made up for, so that the rate is still kept.
-SPACING = 1.025
-SLACK = 0.012
+SPACING = 1.04
+SLACK = 0.02
+# a message this many seconds old is late: with `recheck` its row is read again
+LATE = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ async def lease(
         "slack": SLACK,
         "probe": deadline + 15,
         "deadline": deadline,
+        "late": LATE,
     }
     async with conn.pipeline():
         await conn.execute("BEGIN")
@@ -72,6 +75,9 @@ async def lease(
                 phone=r["phone"],
                 text=r["text"],
                 ticket=r["ticket_sent"],
+                recheck=r["recheck"],
+                watch=r["watch"],
+                key=r["key"],
             )
             for r in await armed.fetchall()
         ),

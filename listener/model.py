@@ -94,6 +94,10 @@ class Lease:
     phone: str = ""
     text: str = ""
     ticket: int | None = None
+    # of a late message that is to be rechecked: the values it was made of, and where they stand
+    recheck: Mapping[str, Any] | None = None
+    watch: str = ""
+    key: str = ""
 
 
 # What came of a request. The gateway's own words are kept short and without phone numbers.
@@ -130,6 +134,13 @@ class NotSent:
     """Not a byte was written, for a reason of our own (slot too old, stopping): again at once."""
 
     cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """Not a byte was written, because what the message says is no longer true."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +194,7 @@ Outcome: TypeAlias = (
     | Rejected
     | TicketRefused
     | NotSent
+    | Stale
     | Unreachable
     | RateLimited
     | LockedOut

@@ -159,6 +159,7 @@ def _row(place: int, row: PlannedRow) -> dict[str, Any]:
         "joins": {"old": p.group.old, "since": p.group.since} if p.group is not None else None,
         "due_at": p.due_at,
         "expires_at": p.expires_at,
+        "recheck": p.recheck,
         "quiet_at": p.quiet_at,
         "quiet_until": p.quiet_until,
     }

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from listener import capture
 from listener.database import Connection, loads_exact
@@ -57,13 +56,7 @@ async def row_by_key(conn: Connection, rules: RuleSet, watch_name: str, key: str
     if watch.table is None:
         raise ListenerError(f"watch {watch_name} is a query, not a table: give its row with --row")
     wanted = await capture.wanted(conn, watch_name, watch, rules.used_columns(watch_name))
-    query = sql.SQL("SELECT {values} AS row FROM {table} AS {row} WHERE {key} = %(key)s LIMIT 1").format(
-        values=capture.row_of(wanted, "_row"),
-        row=sql.Identifier("_row"),
-        table=wanted.table.identifier,
-        key=capture.key_of(wanted, "_row"),
-    )
-    found = await (await conn.execute(query, {"key": key})).fetchone()
+    found = await (await conn.execute(capture.current_row(wanted), {"key": key})).fetchone()
     if found is None:
         raise ListenerError(f"{wanted.table} has no row with the key {key}")
     return Rows(old=None, new=found["row"], old_known=False)

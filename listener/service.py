@@ -21,6 +21,7 @@ from listener.delivery import Delivery
 from listener.doorbell import Doorbell
 from listener.matching import Matcher
 from listener.model import Change
+from listener.recheck import Recheck
 from listener.reconcile import Reconciler
 from listener.rulebook import open_rulebook
 from listener.rules.ruleset import Verdict
@@ -71,7 +72,9 @@ class Service:
             book = await open_rulebook(self.settings, background)
             log.info("started", replica=str(replica)[:8], rules=book.current.version, mode=self.settings.mode.value)
             gateway = await stack.enter_async_context(CareSoft(self.settings.caresoft_url, self.settings.http_timeout))
-            delivery = Delivery(self.settings, replica, gateway, self.observer.on_outcome)
+            recheck = Recheck(self.settings, book)
+            stack.push_async_callback(recheck.close)
+            delivery = Delivery(self.settings, replica, gateway, recheck, self.observer.on_outcome)
             stack.push_async_callback(delivery.close)
             doorbell = Doorbell(self.settings)
             matcher = Matcher(self.settings, book, doorbell, delivery.wake, self.observer.on_change)

@@ -20,6 +20,7 @@ from listener.model import (
     Outcome,
     RateLimited,
     Rejected,
+    Stale,
     State,
     TicketRefused,
     Unauthorized,
@@ -92,6 +93,8 @@ def settlement(result: Result, uniform: Callable[[], float] = random.random) -> 
         case TicketRefused(reason=reason):
             why = f"ticket {lease.ticket} refused ({reason}): sent without it"
             return becomes(State.WAITING, "ticket_refused", why, no_ticket=True, ticket_refused=True)
+        case Stale(reason=reason):
+            return becomes(State.SUPERSEDED, "not_sent", reason, counts=False)
         case NotSent(cause=cause):
             return again("not_sent", cause)
         case Unreachable(cause=cause):
@@ -174,7 +177,7 @@ async def _settle_account(
         match result.outcome:
             case Accepted() | Rejected() | TicketRefused():
                 pass
-            case NotSent():
+            case NotSent() | Stale():
                 await accounts.probe_again(conn, account, result.lease.lease)
             case Unknown() if result.ms is None:
                 # Whoever sent it is gone, which says nothing of the account.

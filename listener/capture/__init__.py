@@ -5,7 +5,7 @@ Everything is generated from `sql/capture.sql`; identifiers and words are quoted
 
 from listener.capture.install import Difference, Step, apply, differences, unfinished, uninstall, warnings
 from listener.capture.tables import Kind, Table, find_table
-from listener.capture.triggers import Capture, Trigger, key_of, row_of, wanted
+from listener.capture.triggers import Capture, Trigger, current_row, wanted
 
 __all__ = [
     "Capture",
@@ -15,10 +15,9 @@ __all__ = [
     "Table",
     "Trigger",
     "apply",
+    "current_row",
     "differences",
     "find_table",
-    "key_of",
-    "row_of",
     "unfinished",
     "uninstall",
     "wanted",

@@ -81,14 +81,15 @@ async def wanted(
     return _Generator(conn, name, watch, table, key, columns, doorbell).capture()
 
 
-def key_of(capture: Capture, alias: str) -> sql.Composable:
-    """The key as the trigger writes it, for a row of the table that goes by `alias`."""
-    return _key(capture.table, capture.key, sql.Identifier(alias))
-
-
-def row_of(capture: Capture, alias: str) -> sql.Composable:
-    """The jsonb that the trigger writes for a row of the table that goes by `alias`."""
-    return _object(capture.table, capture.columns, sql.Identifier(alias))
+def current_row(capture: Capture) -> sql.Composed:
+    """The query for the captured columns, as `row`, of the one that has `%(key)s` as the trigger writes it."""
+    row = sql.Identifier("_row")
+    return sql.SQL("SELECT {values} AS row FROM {table} AS {row} WHERE {key} = %(key)s LIMIT 1").format(
+        values=_object(capture.table, capture.columns, row),
+        table=capture.table.identifier,
+        row=row,
+        key=_key(capture.table, capture.key, row),
+    )
 
 
 @dataclass(frozen=True, slots=True)

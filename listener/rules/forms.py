@@ -52,7 +52,13 @@ class Cap:
     per: timedelta
 
     def __str__(self) -> str:
-        units = {timedelta(days=1): "day", timedelta(hours=1): "h", timedelta(minutes=1): "min", timedelta(seconds=1): "s"}
+        names = {
+            "day": timedelta(days=1),
+            "h": timedelta(hours=1),
+            "min": timedelta(minutes=1),
+            "s": timedelta(seconds=1),
+        }
+        units = {per: name for name, per in names.items()}
         return f"{self.count}/{units.get(self.per, self.per)}"
 
 

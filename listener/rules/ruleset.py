@@ -56,6 +56,8 @@ class Planned:
     # the next quiet hours after `due_at`: a message that is late must not be sent in them
     quiet_at: datetime | None = None
     quiet_until: datetime | None = None
+    # of a rule with `recheck`: the values that must still stand in the row when the message is late
+    recheck: Mapping[str, Any] | None = None
     # what a newer change of the same thing is compared with, while this waits
     group: "Group | None" = None
     # the row's values for the parameters of `ticket.save`
@@ -308,6 +310,7 @@ class _Plan:
             "ticket": ticket,
             "if_unsure": self.rule.if_unsure.value,
             "max_block": self.rule.max_block,
+            "recheck": self._still_true(),
             "save": {p: self.change.row.get(p) for p in self.compiled.save_parameters} or None,
         }
         why = self._unfit(text, size.parts)
@@ -319,6 +322,11 @@ class _Plan:
         ]
         # In mode redirect several recipients become one person.
         return tuple({(m.phone, m.reason): m for m in planned}.values())
+
+    def _still_true(self) -> Mapping[str, Any] | None:
+        if not self.rule.recheck or self.change.new is None:
+            return None
+        return {column: self.change.new.get(column) for column in self.compiled.watched}
 
     def _unfit(self, text: str, parts: int) -> str | None:
         if not text.strip():

@@ -167,6 +167,8 @@ CREATE TABLE listener.message (
     save          jsonb,
     -- of a message that may still be joined with newer changes: the row and the time at which they began
     joins         jsonb,
+    -- values that must still stand in the row when it is late
+    recheck       jsonb,
     -- the next quiet hours after it is due: late, it waits until they are over
     quiet_at      timestamptz,
     quiet_until   timestamptz,

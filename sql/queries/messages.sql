@@ -13,15 +13,15 @@ SELECT t.id FROM listener.thread t
 -- name: insert
 -- Unfinished messages of one batch, from a JSON array of rows in the order of their changes.
 INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
-                              text, parts, encoding, state, reason, ticket_own, if_unsure, max_block, save, joins,
+                              text, parts, encoding, state, reason, ticket_own, if_unsure, max_block, save, joins, recheck,
                               order_at, due_at, expires_at, quiet_at, quiet_until)
 SELECT m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, t.id, m.thread, m.priority, m.phone, m.text, m.parts,
-       m.encoding, m.state, m.reason, m.ticket_own, m.if_unsure, make_interval(secs => m.max_block_s), m.save, m.joins,
+       m.encoding, m.state, m.reason, m.ticket_own, m.if_unsure, make_interval(secs => m.max_block_s), m.save, m.joins, m.recheck,
        greatest(m.due_at, now()), greatest(m.due_at, now()), m.expires_at, m.quiet_at, m.quiet_until
   FROM jsonb_to_recordset(%(rows)s::jsonb) AS m(
            place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
            phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint,
-           if_unsure text, max_block_s float8, save jsonb, joins jsonb, due_at timestamptz, expires_at timestamptz,
+           if_unsure text, max_block_s float8, save jsonb, joins jsonb, recheck jsonb, due_at timestamptz, expires_at timestamptz,
            quiet_at timestamptz, quiet_until timestamptz)
   JOIN listener.thread t ON t.account = m.account AND t.name = m.thread
  ORDER BY m.place
@@ -138,7 +138,8 @@ WITH armed AS (
        AND m.state || '' = 'waiting'
        AND m.due_at <= clock_timestamp() AND m.expires_at > clock_timestamp()
        AND (m.quiet_at IS NULL OR m.quiet_at > clock_timestamp())
-    RETURNING m.id, m.permits, m.thread_id, m.account, m.rule, m.phone, m.text, m.ticket_sent
+    RETURNING m.id, m.permits, m.thread_id, m.account, m.rule, m.phone, m.text, m.ticket_sent, m.watch, m.key,
+              CASE WHEN m.created_at < clock_timestamp() - make_interval(secs => %(late)s::float8) THEN m.recheck END AS recheck
 ), permit AS (
     INSERT INTO listener.attempt (message_id, n, leased_at, lease, replica, ticket_sent)
     SELECT id, permits, now(), %(lease)s, %(replica)s, ticket_sent FROM armed
@@ -212,14 +213,14 @@ UPDATE listener.attempt a
    AND (a.outcome IS NULL OR (a.outcome = 'unknown' AND r.outcome <> 'unknown'));
 
 -- name: finish
--- Accepted and rejected messages leave the queue. One that was perhaps sent before is never called rejected.
+-- Accepted, rejected and outdated messages leave the queue. One that was perhaps sent before is never called rejected.
 WITH gone AS (
     DELETE FROM listener.message m
      USING jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, lease bigint, state text, reason text, ticket_received bigint)
      WHERE m.id = r.id
            -- an answer about any permit proves it, also after a person asked for another one
        AND ((r.state = 'accepted' AND (m.lease = r.lease OR m.state <> 'sending'))
-            OR (r.state = 'rejected' AND m.lease = r.lease AND m.state IN ('sending', 'unknown')
+            OR (r.state IN ('rejected', 'superseded') AND m.lease = r.lease AND m.state IN ('sending', 'unknown')
                 AND m.unsure = CASE m.state WHEN 'unknown' THEN 1 ELSE 0 END))
     RETURNING m.*, r.state AS new_state, r.reason AS new_reason, r.ticket_received
 ), kept AS (
@@ -266,7 +267,7 @@ UPDATE listener.message m
            -- perhaps sent, and the rule prefers a second SMS to none: once
            WHEN r.state = 'unknown' AND m2.if_unsure = 'resend' AND m2.unsure = 0 THEN 'waiting'
            -- surely not sent this time says nothing about an earlier time that was not seen
-           WHEN r.state = 'rejected' THEN 'unknown'
+           WHEN r.state IN ('rejected', 'superseded') THEN 'unknown'
            ELSE r.state END AS state FROM listener.message m2 WHERE m2.id = r.id) AS s
  WHERE m.id = r.id AND m.lease = r.lease
    AND (m.state = 'sending' OR (m.state = 'unknown' AND r.state = 'waiting'));

@@ -2,6 +2,9 @@
 -- One matcher at a time; the lock ends with its transaction, so a dead or frozen matcher is replaced in seconds.
 SELECT set_config('listener.matcher', pg_try_advisory_xact_lock(7466382154)::text, true) = 'true' AS mine, (SELECT rules_version FROM listener.fleet) AS version;
 
+-- name: glance
+SELECT EXISTS (SELECT FROM listener.outbox) AS anything;
+
 -- name: take
 -- The oldest changes, if this transaction holds the matcher's lock.
 SELECT id, watch, op, key, old, new, at, now() AS now FROM listener.outbox

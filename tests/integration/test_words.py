@@ -170,7 +170,7 @@ async def test_quiet_hours_hold_also_what_is_late(database: str) -> None:
         # The pause ends in the middle of the quiet hours.
         world.gateway.block(0)
         await world.db.execute(
-            """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, pause_reason = NULL, streak = 0;
+            """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0;
                UPDATE listener.message SET quiet_at = now() - interval '1 h', quiet_until = now() + interval '1 h'"""
         )
         await world.once()
@@ -248,6 +248,25 @@ async def test_modes_send_where_they_say(database: str) -> None:
             "listed A 1": "suppressed",
             "listed B 1": "accepted",
         }
+
+
+async def test_a_late_message_is_dropped_when_its_row_has_moved_on(database: str) -> None:
+    async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
+        world.gateway.block(60)
+        for item in "ABC":
+            await set_amount(world, item, 1)
+        await world.once()
+        world.gateway.block(0)
+        await world.db.execute(
+            """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0"""
+        )
+        await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
+        await world.db.execute("ALTER TABLE public.stock DISABLE TRIGGER USER")
+        await set_amount(world, "A", 2)
+        await world.db.execute("DELETE FROM public.stock WHERE item = 'B'")
+        await world.once()
+        assert world.arrived() == ["told C 1"]
+        assert (await reasons(world))["superseded"] == ["recheck: amount changed since", "recheck: the row is gone"]
 
 
 async def test_only_approved_wordings_go(database: str) -> None:

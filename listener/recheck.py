@@ -1,0 +1,65 @@
+"""`recheck: true`: the row is read again right before a late message, and one that is no longer true is dropped."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from listener import capture
+from listener.database import LOST, Connection, Link
+from listener.errors import ListenerError
+from listener.model import Lease
+from listener.rulebook import Rulebook
+from listener.settings import Settings
+
+
+class Recheck:
+    """Compares what a message was made of with the row as it is now; on a read-only connection of its own."""
+
+    def __init__(self, settings: Settings, book: Rulebook) -> None:
+        self._book = book
+        self._link = Link(
+            settings, "recheck", default_transaction_read_only="on", statement_timeout="2000", lock_timeout="2000"
+        )
+        self._version = 0
+        self._queries: dict[str, sql.Composed] = {}
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def stale(self, lease: Lease) -> str | None:
+        """Why the message of `lease` is no longer true, in words; None when it is, or was not to be rechecked.
+
+        Raises one of `LOST` when the database cannot be asked.
+        """
+        if lease.recheck is None:
+            return None
+        try:
+            async with self._link.use(5.0) as conn:
+                now = await self._row(conn, lease)
+        except LOST[1]:
+            raise
+        except psycopg.Error as error:
+            if isinstance(error, psycopg.OperationalError):
+                raise
+            return f"recheck: the row cannot be read any more ({type(error).__name__})"
+        except ListenerError as error:
+            return f"recheck: the row cannot be read any more ({error})"
+        if now is None:
+            return "recheck: the row is gone"
+        changed = [column for column, value in lease.recheck.items() if now.get(column) != value]
+        return f"recheck: {', '.join(changed)} changed since" if changed else None
+
+    async def _row(self, conn: Connection, lease: Lease) -> Mapping[str, Any] | None:
+        rules = self._book.current
+        if rules.version != self._version:
+            self._version, self._queries = rules.version, {}
+        if lease.watch not in self._queries:
+            watch = rules.watch(lease.watch)
+            if watch is None or watch.table is None:
+                raise ListenerError(f"the rules have no table for {lease.watch}")
+            wanted = await capture.wanted(conn, lease.watch, watch, rules.used_columns(lease.watch))
+            self._queries[lease.watch] = capture.current_row(wanted)
+        found = await (await conn.execute(self._queries[lease.watch], {"key": lease.key})).fetchone()
+        return found["row"] if found else None
