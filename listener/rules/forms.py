@@ -44,6 +44,14 @@ class Rate:
         return float(self.count / self.seconds)
 
 
+_PERIODS = {
+    timedelta(days=1): "day",
+    timedelta(hours=1): "h",
+    timedelta(minutes=1): "min",
+    timedelta(seconds=1): "s",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cap:
     """At most `count` messages in any `per`."""
@@ -52,14 +60,7 @@ class Cap:
     per: timedelta
 
     def __str__(self) -> str:
-        names = {
-            "day": timedelta(days=1),
-            "h": timedelta(hours=1),
-            "min": timedelta(minutes=1),
-            "s": timedelta(seconds=1),
-        }
-        units = {per: name for name, per in names.items()}
-        return f"{self.count}/{units.get(self.per, self.per)}"
+        return f"{self.count}/{_PERIODS.get(self.per, self.per)}"
 
 
 def refuse(message: str, hint: str = "", child: str = "") -> PydanticCustomError:
