@@ -205,7 +205,7 @@ SELECT id FROM listener.thread WHERE id = ANY(%(threads)s::bigint[]) ORDER BY id
 -- What became of each permit. A fact (an answer that was seen) replaces "unknown", and nothing else is ever replaced.
 UPDATE listener.attempt a
    SET outcome = r.outcome, http_status = r.http_status, detail = r.detail, ticket_received = r.ticket_received,
-       ms = r.ms, ended_at = clock_timestamp()
+       ms = coalesce(r.ms, a.ms), ended_at = clock_timestamp()
   FROM jsonb_to_recordset(%(results)s::jsonb) AS r(
            id bigint, n integer, leased_at timestamptz, outcome text, http_status integer, detail text,
            ticket_received bigint, ms integer)

@@ -190,6 +190,7 @@ class Bench:
                     n=a["n"],
                     leased_at=a["leased_at"],
                     ended_at=a["ended_at"],
+                    took=None if a["ms"] is None else timedelta(milliseconds=a["ms"]),
                     outcome=a["outcome"],
                     ticket_sent=a["ticket_sent"],
                     ticket_received=a["ticket_received"],

@@ -31,13 +31,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A permit; times are the database's. `ended_at` is when its outcome was written down last."""
+    """A permit; times are the database's. `ended_at` is when its outcome was written down last, `took` how long its
+    request did, None when nobody saw it end."""
 
     text: str
     thread: str
     n: int
     leased_at: datetime
     ended_at: datetime | None
+    took: timedelta | None
     outcome: str | None
     ticket_sent: int | None
     ticket_received: int | None
@@ -169,9 +171,7 @@ def order(e: Evidence) -> Iterable[str]:
     for thread, attempts in _by_thread(e.attempts).items():
         earlier = sorted(attempts, key=lambda a: a.leased_at)
         for one, other in pairwise(earlier):
-            # An answer that came later than the sweep is a fact, not a request that was still on its way.
-            end = min(one.ended_at or datetime.max.replace(tzinfo=one.leased_at.tzinfo), one.leased_at + e.deadline)
-            if other.leased_at < end:
+            if other.leased_at < _over(one, e.deadline):
                 yield f"thread {thread}: two at a time: {one.text} and {other.text}"
 
 
@@ -239,6 +239,14 @@ def broken(evidence: Evidence) -> list[str]:
         if len(sentences) > SHOWN:
             found.append(f"{name}: ... and {len(sentences) - SHOWN} more")
     return found
+
+
+def _over(attempt: Attempt, deadline: timedelta) -> datetime:
+    """When its request was over. What was found out later than that, or than the sweep, is a fact and no request."""
+    last = attempt.leased_at + deadline
+    if attempt.took is not None:
+        return min(attempt.leased_at + attempt.took, last)
+    return min(attempt.ended_at, last) if attempt.ended_at is not None else last
 
 
 def _by_thread(attempts: Sequence[Attempt]) -> Mapping[str, list[Attempt]]:

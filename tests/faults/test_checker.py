@@ -41,6 +41,7 @@ def _attempt(n: int, text: str) -> Attempt:
         n=1,
         leased_at=START + timedelta(seconds=n),
         ended_at=START + timedelta(seconds=n + 0.5),
+        took=timedelta(seconds=0.4),
         outcome="accepted",
         ticket_sent=7 if n else None,
         ticket_received=7,
@@ -90,9 +91,11 @@ BREAKS: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
     ),
     "two of a thread at a time": (
         "I5",
-        lambda e: replace(
-            e, attempts=[replace(e.attempts[0], ended_at=START + timedelta(seconds=1.2)), *e.attempts[1:]]
-        ),
+        lambda e: replace(e, attempts=[replace(e.attempts[0], took=timedelta(seconds=1.2)), *e.attempts[1:]]),
+    ),
+    "the next of a thread while nobody knew the end of one": (
+        "I5",
+        lambda e: replace(e, attempts=[replace(e.attempts[0], took=None, ended_at=None), *e.attempts[1:]]),
     ),
     "16 requests in a second": ("I6", lambda e: replace(e, arrivals=[n / 17 for n in range(16)])),
     "a request that the gateway refused for the rate": ("I6", lambda e: replace(e, refusals=1)),
@@ -133,7 +136,7 @@ def test_overlapping_transactions_have_no_order() -> None:
 def test_a_permitted_repeat_and_a_late_answer_are_fine() -> None:
     e = evidence()
     # The answer to the first came long after the sweep had let the second go.
-    late = replace(e.attempts[0], ended_at=START + timedelta(seconds=30), outcome="unknown")
+    late = replace(e.attempts[0], took=None, ended_at=START + timedelta(seconds=30), outcome="unknown")
     calm = replace(e.attempts[1], leased_at=START + timedelta(seconds=7), ended_at=START + timedelta(seconds=8))
     last = replace(e.attempts[2], leased_at=START + timedelta(seconds=9), ended_at=START + timedelta(seconds=10))
     messages = [replace(e.messages[0], state="unknown"), *e.messages[1:]]
