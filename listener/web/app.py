@@ -13,6 +13,8 @@ from listener.errors import ListenerError, OutOfReachError, describe
 from listener.settings import Settings
 from listener.web.access import SESSION, SESSION_S, Access, Throttle, same_origin
 from listener.web.live import Live
+from listener.web.message_page import OneMessage
+from listener.web.messages_page import Messages
 from listener.web.overview_page import Overview
 from listener.web.page import HERE, LANGUAGE_COOKIE, render, wants_part
 from listener.web.store import Store
@@ -62,6 +64,13 @@ def make_app(settings: Settings) -> web.Application:
     app.router.add_post("/login", logins.login)
     app.router.add_post("/logout", _logout)
     app.router.add_post("/language", _language)
+    messages, message = Messages(store), OneMessage(settings, store)
+    app.router.add_get("/messages", messages.page)
+    app.router.add_get("/messages.csv", messages.export)
+    app.router.add_get(r"/messages/{id:\d{1,19}}", message.page)
+    app.router.add_get(r"/messages/{id:\d{1,19}}/story", message.story)
+    app.router.add_post(r"/messages/{id:\d{1,19}}/{verb}", message.do)
+    app.router.add_get("/story", message.story)
     app.router.add_static("/static", HERE / "static")
     return app
 

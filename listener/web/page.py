@@ -1,17 +1,17 @@
 """Pages from templates: one Jinja environment of its own, everything escaped, words in the reader's language."""
 
 import hashlib
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from listener import phones
+from listener import phones, reasons
 from listener.model import State
 from listener.web.access import SESSION, Session
 from listener.web.texts import DEFAULT, LANGUAGES, words
@@ -34,7 +34,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    env.filters.update(moment=moment, clock=clock, number=number, spell=spell, phone=shown_phone)
+    env.filters.update(moment=moment, clock=clock, number=number, spell=spell, reason=shown_reason, field=field)
+    env.filters.update(phone=shown_phone, key=shown_key)
     env.globals.update(asset=asset, languages=LANGUAGES, states=[state.value for state in State])
     return env
 
@@ -65,7 +66,14 @@ def render(request: web.Request, template: str, *, code: int = 200, **values: An
     text = (
         _environment()
         .get_template(f"_{template}" if part else template)
-        .render(t=words(lang), lang=lang, session=session, here=request.path_qs, path=request.path, **values)
+        .render(
+            t=SimpleNamespace(**words(lang)),
+            lang=lang,
+            session=session,
+            here=request.path_qs,
+            path=request.path,
+            **values,
+        )
     )
     return web.Response(text=text, content_type="text/html", status=code)
 
@@ -86,13 +94,19 @@ def clock(value: datetime | None) -> str:
     return local.strftime("%H:%M:%S" if same_day else "%d/%m %H:%M")
 
 
+def field(value: datetime | None) -> str:
+    """As a `datetime-local` field takes it; nothing for none."""
+    return value.astimezone(LOCAL).strftime("%Y-%m-%dT%H:%M") if value is not None else ""
+
+
 def number(value: float | None) -> str:
     """1.234.567 as Vietnam writes it; `-` for none."""
     return "-" if value is None else f"{value:,.0f}".replace(",", ".")
 
 
-def spell(seconds: float | None, t: Mapping[str, str]) -> str:
+def spell(seconds: float | None, lang: str) -> str:
     """A length of time in one or two units."""
+    t = words(lang)
     if seconds is None:
         return "-"
     if seconds < 90:
@@ -111,3 +125,17 @@ def shown_phone(value: str | None, session: Session | None) -> str:
     if not value:
         return "-"
     return value if session is not None and session.operates else phones.mask_phone(value)
+
+
+def shown_key(value: str, session: Session | None) -> str:
+    """The key of an order or account; masked where it is somebody's phone."""
+    if isinstance(phones.normalise(value, migrate_old=True), phones.Phone):
+        return shown_phone(value, session)
+    return value
+
+
+def shown_reason(value: str | None, lang: str) -> str:
+    """A reason as it was written down, in the reader's language as far as it is one of ours."""
+    if not value:
+        return ""
+    return reasons.in_vietnamese(value) if lang == "vi" else value

@@ -54,6 +54,12 @@ ALTER TABLE listener.message ADD held_by bigint, ADD looks integer NOT NULL DEFA
 CREATE INDEX message_held_by ON listener.message (held_by) WHERE held_by IS NOT NULL;
 CREATE INDEX message_unclear ON listener.message (look_at NULLS FIRST) WHERE state = 'unknown' AND ticket_sent IS NOT NULL;
 CREATE INDEX finished_ticket ON listener.finished (coalesce(ticket_id, ticket_sent, ticket_own));
+-- Lists for people are newest first, by page, of all messages or those of a rule, a state or a key.
+CREATE INDEX finished_made ON listener.finished (created_at, id);
+CREATE INDEX finished_rule ON listener.finished (rule, created_at, id);
+CREATE INDEX finished_state ON listener.finished (state, created_at, id);
+CREATE INDEX finished_key ON listener.finished (key);
+CREATE INDEX message_made ON listener.message (created_at, id);
 
 -- A message of a paused rule or phone never waits, whoever wants to make it wait: so taking permits need not ask.
 -- It asks first whether there is any pause at all (and sets no search_path, which costs more than the rest): mostly not.

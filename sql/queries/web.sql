@@ -44,3 +44,74 @@ SELECT extract(epoch FROM clock_timestamp() - min(m.due_at))::float8 AS seconds
   FROM listener.message m JOIN listener.account a ON a.name = m.account
  WHERE m.state = 'waiting' AND m.due_at < clock_timestamp()
    AND coalesce(a.stopped_until, '-infinity') < clock_timestamp() AND a.streak = 0;
+
+-- name: meanings
+-- Of which meanings of the search's words there are messages.
+SELECT EXISTS (SELECT FROM listener.tally WHERE rule = %(rule)s::text)
+           OR EXISTS (SELECT FROM listener.message WHERE rule = %(rule)s::text) AS rule,
+       EXISTS (SELECT FROM listener.message WHERE phone = %(phone)s::text)
+           OR EXISTS (SELECT FROM listener.finished WHERE phone = %(phone)s::text) AS phone,
+       EXISTS (SELECT FROM listener.message WHERE key = %(key)s::text)
+           OR EXISTS (SELECT FROM listener.finished WHERE key = %(key)s::text) AS key,
+       EXISTS (SELECT FROM listener.message WHERE coalesce(ticket_id, ticket_sent, ticket_own) = %(number)s::bigint)
+           OR EXISTS (SELECT FROM listener.finished WHERE coalesce(ticket_id, ticket_sent, ticket_own) = %(number)s::bigint) AS ticket,
+       EXISTS (SELECT FROM listener.message WHERE id = %(number)s::bigint)
+           OR EXISTS (SELECT FROM listener.finished WHERE id = %(number)s::bigint) AS id;
+
+-- name: counts
+SELECT state, sum(n)::bigint AS n FROM (
+    SELECT state, count(*) AS n FROM listener.message
+     WHERE (%(rule)s::text IS NULL OR rule = %(rule)s::text)
+       AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s::timestamptz)
+       AND (%(until)s::timestamptz IS NULL OR created_at < %(until)s::timestamptz)
+     GROUP BY state
+    UNION ALL
+    SELECT state, sum(n) FROM listener.tally
+     WHERE (%(rule)s::text IS NULL OR rule = %(rule)s::text)
+       AND (%(since)s::timestamptz IS NULL OR hour >= date_trunc('hour', %(since)s::timestamptz, 'UTC'))
+       AND (%(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz)
+     GROUP BY state) AS s
+ GROUP BY state HAVING sum(n) > 0;
+
+-- name: counts_phone
+SELECT state, count(*) AS n FROM (
+    SELECT state, created_at FROM listener.message WHERE phone = %(value)s
+    UNION ALL SELECT state, created_at FROM listener.finished WHERE phone = %(value)s) AS m
+ WHERE created_at >= coalesce(%(since)s::timestamptz, '-infinity') AND created_at < coalesce(%(until)s::timestamptz, 'infinity')
+ GROUP BY state;
+
+-- name: counts_key
+SELECT state, count(*) AS n FROM (
+    SELECT state, created_at FROM listener.message WHERE key = %(value)s
+    UNION ALL SELECT state, created_at FROM listener.finished WHERE key = %(value)s) AS m
+ WHERE created_at >= coalesce(%(since)s::timestamptz, '-infinity') AND created_at < coalesce(%(until)s::timestamptz, 'infinity')
+ GROUP BY state;
+
+-- name: counts_ticket
+SELECT state, count(*) AS n FROM (
+    SELECT state, created_at FROM listener.message WHERE coalesce(ticket_id, ticket_sent, ticket_own) = %(value)s
+    UNION ALL SELECT state, created_at FROM listener.finished WHERE coalesce(ticket_id, ticket_sent, ticket_own) = %(value)s) AS m
+ WHERE created_at >= coalesce(%(since)s::timestamptz, '-infinity') AND created_at < coalesce(%(until)s::timestamptz, 'infinity')
+ GROUP BY state;
+
+-- name: counts_id
+SELECT state, count(*) AS n FROM (
+    SELECT state, created_at FROM listener.message WHERE id = %(value)s
+    UNION ALL SELECT state, created_at FROM listener.finished WHERE id = %(value)s) AS m
+ WHERE created_at >= coalesce(%(since)s::timestamptz, '-infinity') AND created_at < coalesce(%(until)s::timestamptz, 'infinity')
+ GROUP BY state;
+
+-- name: beside
+-- What belongs to a message beside the row that lists show.
+SELECT m.if_unsure, m.no_ticket, m.unsure, m.permits, m.account, m.ticket_own, m.ticket_sent, m.lease_until
+  FROM (SELECT id, if_unsure, no_ticket, unsure, permits, account, ticket_own, ticket_sent, lease_until FROM listener.message
+        UNION ALL
+        SELECT id, if_unsure, no_ticket, unsure, permits, account, ticket_own, ticket_sent, NULL FROM listener.finished) AS m
+ WHERE m.id = %(id)s;
+
+-- name: rule_source
+SELECT source FROM listener.rules WHERE version = %(version)s;
+
+-- name: deeds_on
+-- What people did to one message by its number; deeds by filter stand on the audit page.
+SELECT at, who, verb, reason FROM listener.audit WHERE what @> jsonb_build_object('ids', jsonb_build_array(%(id)s::bigint)) ORDER BY id;

@@ -1,0 +1,159 @@
+"""One message: what the customer sees, how it came about, what happened to it, what a person can do about it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from listener import overview, reasons
+from listener.database import Connection
+from listener.errors import RulesError
+from listener.interventions import FROM, Deed, Verb, act
+from listener.model import State
+from listener.rules import load
+from listener.sentences import Language, sentence
+from listener.settings import Settings
+from listener.web import store
+from listener.web.access import SESSION
+from listener.web.page import language, render
+from listener.web.store import Store
+from listener.why import Entry, Kind, why
+
+# what is done in words of the page, and how it is done; an unclear message that did arrive needs no SMS any more
+ARRIVED = "arrived"
+_ARRIVED_REASON = "the customer has it"
+
+
+class OneMessage:
+    """Answers `/messages/{id}`, its deeds, and the story of its phone."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+
+    async def page(self, request: web.Request) -> web.Response:
+        number = _number(request)
+        session = request[SESSION]
+        reveal = session is not None and session.operates
+        async with self._store.reading() as conn:
+            row = await overview.message(conn, number, reveal=True)
+            if row is None:
+                raise web.HTTPNotFound
+            told = await why(conn, row["key"], reveal=reveal)
+            deeds = await store.rows(conn, "deeds_on", {"id": number})
+            rule = await _rule_then(conn, row["rules_version"], row["rule"])
+        lang = Language(language(request))
+        return render(
+            request,
+            "message.html",
+            m=row,
+            length=len(row["text"] or ""),
+            entries=_said([e for e in told.entries if _about(e, row)], lang),
+            deeds=deeds,
+            rule=rule,
+            may=may(State(row["state"])),
+            told=request.query.get("done"),
+        )
+
+    async def story(self, request: web.Request) -> web.Response:
+        """Everything about the phone of a message, or about what was searched for."""
+        session = request[SESSION]
+        async with self._store.reading() as conn:
+            asked = request.query.get("q", "").strip()[:200].replace("\0", "")
+            if "id" in request.match_info:
+                row = await overview.message(conn, _number(request), reveal=True)
+                if row is None:
+                    raise web.HTTPNotFound
+                asked = row["phone"] or row["key"]
+            told = await why(conn, asked, reveal=session is not None and session.operates)
+        lang = Language(language(request))
+        return render(
+            request, "story.html", what=told.phone or told.key, entries=_said(told.entries, lang), cut=told.cut
+        )
+
+    async def do(self, request: web.Request) -> web.StreamResponse:
+        """A deed on one message, by whoever operates; the audit has their name and reason."""
+        number, name = _number(request), request.match_info["verb"]
+        session = request[SESSION]
+        if session is None or not session.operates:
+            raise web.HTTPForbidden
+        if name != ARRIVED and name not in set(Verb):
+            raise web.HTTPNotFound
+        given = str((await request.post()).get("reason", "")).strip()[:300] or None
+        async with self._store.acting() as conn:
+            if name == ARRIVED:
+                row = await overview.message(conn, number, reveal=True)
+                if row is None or row["state"] != State.UNKNOWN:
+                    raise web.HTTPConflict
+                name, given = Verb.CANCEL, f"{_ARRIVED_REASON}{f': {given}' if given else ''}"
+            deed = await act(conn, self._settings, Verb(name), [number], by=session.who, reason=given)
+        if deed.skipped:
+            return render(
+                request, "not_done.html", code=409, number=number, why=_why_not(deed, number, language(request))
+            )
+        return web.Response(status=303, headers={"Location": f"/messages/{number}?done=1"})
+
+
+def may(state: State) -> list[str]:
+    """What a person can do to a message in this state, the likeliest first."""
+    verbs = [verb.value for verb in (Verb.RELEASE, Verb.RETRY, Verb.CANCEL) if state in FROM[verb]]
+    if state is State.HELD:
+        # released, a held message is sent; `retry` would do the same
+        verbs.remove(Verb.RETRY)
+    if state is State.UNKNOWN:
+        return [ARRIVED, Verb.RETRY]
+    return verbs
+
+
+def _why_not(deed: Deed, number: int, lang: str) -> str:
+    why = deed.skipped.get(number, "")
+    return reasons.in_vietnamese(why) if lang == "vi" else why
+
+
+def _number(request: web.Request) -> int:
+    number = int(request.match_info["id"])
+    if not 0 < number < 2**63:
+        raise web.HTTPNotFound
+    return number
+
+
+def _about(entry: Entry, row: Mapping[str, Any]) -> bool:
+    """Whether an entry of the key's story is about this message."""
+    facts = entry.facts
+    match entry.kind:
+        case Kind.CHANGE:
+            return bool(facts["change_id"] == row["change_id"])
+        case Kind.MESSAGE:
+            return bool(facts["id"] == row["id"])
+        case Kind.ATTEMPT:
+            return bool(facts["message_id"] == row["id"])
+        case Kind.VERDICT | Kind.SUPPRESSION:
+            return False
+        case Kind.PAUSE:
+            return bool(row["created_at"] <= entry.at)
+
+
+def _said(entries: Sequence[Entry], lang: Language) -> list[tuple[Entry, str]]:
+    return [(entry, sentence(entry, lang)) for entry in entries]
+
+
+async def _rule_then(conn: Connection, version: int, name: str) -> str | None:
+    """The rule as its file had it when the message was made, without the lines around it."""
+    found = await store.rows(conn, "rule_source", {"version": version})
+    if not found:
+        return None
+    source: str = found[0]["source"]
+    try:
+        document = load(source, "rules.yaml")
+    except RulesError:
+        return None
+    line, col = document.position(("rules", name), key=True)
+    lines = source.splitlines()
+    if not lines[line - 1].strip().startswith(name):
+        return None
+    taken = [lines[line - 1]]
+    for text in lines[line:]:
+        if text.strip() and len(text) - len(text.lstrip()) < col:
+            break
+        taken.append(text)
+    return "\n".join(text[col - 1 :] for text in taken).rstrip()

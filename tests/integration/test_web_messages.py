@@ -1,0 +1,221 @@
+"""The list of messages and one of them: what is found, paged, shown and exported, and what a person can do."""
+
+import csv
+import html
+import io
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from listener.simulator.gateway import Answer, Break, Fault, Moment
+from tests.support.browser import ADMIN, VIEW, Person, person
+from tests.support.browser import Answer as Page
+from tests.support.world import World, open_world, rules_text
+
+LOST = Fault(action=Break(moment=Moment.BEFORE_ANSWER))
+HOSTILE = "<script>alert(1)</script> {{7*7}} <img src=x onerror=alert(2)> javascript:alert(3)"
+
+
+@asynccontextmanager
+async def page_of(world: World, token: str = ADMIN) -> AsyncIterator[Person]:
+    """A running service, and somebody logged in at its page."""
+    async with world.service(admin_token=ADMIN, view_token=VIEW) as service, person(service.address, token) as somebody:
+        yield somebody
+
+
+def texts(answer: Page) -> list[str]:
+    """The messages of a list, as they are shown."""
+    assert answer.status == 200, answer.text
+    return [html.unescape(t) for t in re.findall(r'<span class="said">(.*?)(?:<small>|</span>)', answer.text)]
+
+
+async def number(world: World, text: str) -> int:
+    return int((await world.one("SELECT id FROM listener.messages WHERE text = %s", text))["id"])
+
+
+async def state(world: World, text: str) -> str:
+    return str((await world.one("SELECT state FROM listener.messages WHERE text = %s", text))["state"])
+
+
+async def test_one_box_finds_by_phone_key_ticket_rule_and_number(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.note("DH1", "to Lan", phone="0912345678")
+        await world.note("DH2", "to Ba", phone="0980000002")
+        await world.note("0980000003", "key is a phone", phone="0980000004")
+        async with page_of(world) as somebody:
+            await world.settled()
+            ba = await number(world, "to Ba")
+            for q, expected in (
+                ("0912345678", ["to Lan"]),
+                ("+84 912 345 678", ["to Lan"]),
+                ("84912345678", ["to Lan"]),
+                ("DH2", ["to Ba"]),
+                (" DH2 ", ["to Ba"]),
+                ("0980000003", ["key is a phone"]),
+                (str(ba), ["to Ba"]),
+                ("note", ["key is a phone", "to Ba", "to Lan"]),
+                ("nothing like it", []),
+                ("'; DROP TABLE listener.message; --", []),
+                ("", ["key is a phone", "to Ba", "to Lan"]),
+            ):
+                async with somebody.http.get(f"{somebody.address}/messages", params={"q": q}) as response:
+                    found = Page(status=response.status, text=await response.text(), headers={})
+                assert texts(found) == expected, q
+            ticket = (await world.one("SELECT ticket_id FROM listener.messages WHERE id = %s", ba))["ticket_id"]
+            assert texts(await somebody.get(f"/messages?q={ticket}")) == ["to Ba"]
+            assert texts(await somebody.get("/messages?state=rejected")) == []
+            assert len(texts(await somebody.get("/messages?state=rejected&state=accepted&range=24h"))) == 3
+            assert texts(await somebody.get("/messages?range=own&from=2020-01-01T00:00&to=2020-01-02T00:00")) == []
+            assert len(texts(await somebody.get("/messages?range=own&from=junk&before=junk&state=junk&as=junk"))) == 3
+
+
+async def test_pages_follow_each_other_without_gap_or_repeat_and_keep_the_filter(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.notes([(f"t{n}", f"text {n}") for n in range(120)])
+        async with page_of(world) as somebody:
+            await world.settled()
+            seen: list[str] = []
+            path = "/messages?q=note&state=accepted"
+            while path:
+                answer = await somebody.get(path)
+                seen += texts(answer)
+                older = re.search(r'rel="next" href="([^"]+)"', answer.text)
+                path = html.unescape(older[1]) if older else ""
+                assert not path or ("q=note" in path and "state=accepted" in path)
+            ids = [
+                r["text"]
+                for r in await world.rows("SELECT text FROM listener.messages ORDER BY created_at DESC, id DESC")
+            ]
+            assert seen == ids
+
+
+async def test_chips_count_what_fits(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.notes([("a", "one"), ("b", "two")])
+        await world.note("c", "bad", phone="123")
+        async with page_of(world) as somebody:
+            await world.settled()
+            for path, sent, rejected in (("/messages", 2, 1), ("/messages?q=note", 2, 1), ("/messages?q=a", 1, None)):
+                shown = dict(re.findall(r'id="chip-(\w+)".*?<b>(\d+)</b>', (await somebody.get(path)).text))
+                assert shown.get("accepted") == str(sent), path
+                assert shown.get("rejected") == (str(rejected) if rejected else None), path
+
+
+async def test_csv_holds_all_and_no_formula(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.notes([(f"t{n}", f"=cmd|' /C calc'!A{n}") for n in range(1200)])
+        async with page_of(world, VIEW) as somebody:
+            await world.until("SELECT count(*) = 1200 FROM listener.messages")
+            answer = await somebody.get("/messages.csv?q=note")
+            assert answer.headers["Content-Type"].startswith("text/csv")
+            rows = list(csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff"))))
+            assert len({row["id"] for row in rows}) == 1200
+            assert all(row["text"].startswith("'=") for row in rows)
+            assert {row["phone"] for row in rows} == {"098***000"}
+
+
+async def test_those_who_may_only_look_see_no_whole_phone_and_can_do_nothing(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text(ticket="{thread: new.topic}")) as world:
+        world.gateway.add_fault(LOST)
+        await world.note("0987654321", "one", phone="0912345678")
+        async with page_of(world, VIEW) as somebody:
+            await world.settled()
+            one = await number(world, "one")
+            paths = (
+                "/",
+                "/messages",
+                "/messages?q=0987654321",
+                f"/messages/{one}",
+                f"/messages/{one}/story",
+                "/messages.csv",
+            )
+            for path in paths:
+                answer = await somebody.get(path)
+                assert answer.status == 200, path
+                asked = answer.text.replace('value="0987654321"', "").replace("q=0987654321", "")
+                assert "0912345678" not in asked, path
+                assert "0987654321" not in asked, path
+            for verb in ("retry", "cancel", "release", "arrived"):
+                assert (await somebody.post(f"/messages/{one}/{verb}")).status == 403
+            assert await state(world, "one") == "unknown"
+
+
+async def test_hostile_words_are_shown_as_words(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(Fault(action=Answer(status=400, body={"message": HOSTILE}), times=1))
+        await world.note(HOSTILE, HOSTILE)
+        async with page_of(world) as somebody:
+            await world.settled()
+            one = await number(world, HOSTILE)
+            await world.db.execute(
+                "INSERT INTO listener.pause (target, value, reason, who) VALUES ('rule', %s, %s, %s)", [HOSTILE] * 3
+            )
+            for path in ("/", "/messages", f"/messages/{one}", f"/messages/{one}/story", "/messages?q=%3Cscript%3E"):
+                answer = await somebody.get(path)
+                assert answer.status == 200, path
+                assert "<script>" not in answer.text, path
+                assert "<img" not in answer.text, path
+                assert " 49 " not in answer.text, path
+            assert "&lt;script&gt;" in (await somebody.get(f"/messages/{one}")).text
+
+
+async def test_one_message_tells_its_whole_way(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.note("DH7", "it is on its way", phone="0912345678")
+        async with page_of(world) as somebody:
+            await world.settled()
+            one = await world.one("SELECT id, ticket_id FROM listener.messages")
+            answer = await somebody.get(f"/messages/{one['id']}")
+            said = html.unescape(answer.text)
+            for words in (
+                "it is on its way",
+                "0912345678",
+                str(one["ticket_id"]),
+                'text: "{{ new.body }}"',
+                "CareSoft đã nhận",
+                "GSM-7",
+            ):
+                assert words in said, words
+            for missing in ("/messages/999999", "/messages/0", "/messages/9999999999999999999", "/messages/x"):
+                assert (await somebody.get(missing)).status == 404, missing
+
+
+@pytest.mark.parametrize(
+    ("verb", "ends", "arrivals"),
+    [("retry", "accepted", 2), ("cancel", "cancelled", 1), ("arrived", "cancelled", 1)],
+)
+async def test_an_unclear_message_is_decided_by_a_person(
+    erp_database: str, verb: str, ends: str, arrivals: int
+) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(LOST)
+        await world.note("a", "one")
+        async with page_of(world) as somebody:
+            await world.settled()
+            one = await number(world, "one")
+            assert await state(world, "one") == "unknown"
+            assert f"/messages/{one}/{verb}" in (await somebody.get(f"/messages/{one}")).text or verb == "cancel"
+            assert (await somebody.get(f"/messages/{one}/{verb}")).status == 405
+            assert await state(world, "one") == "unknown"
+            done = await somebody.post(f"/messages/{one}/{verb}", {"reason": "asked 0912345678"})
+            assert (done.status, done.headers["Location"]) == (303, f"/messages/{one}?done=1")
+            await world.settled()
+            assert await state(world, "one") == ends
+            assert world.arrived().count("one") == arrivals
+            audit = await world.one("SELECT who, verb, reason FROM listener.audit")
+            assert audit["who"] == "page/Lan"
+            assert "0912345678" not in audit["reason"]
+            shown = await somebody.get(f"/messages/{one}")
+            assert "page/Lan" in shown.text
+            again = await somebody.post(f"/messages/{one}/cancel")
+            assert again.status == 409
+
+
+async def test_the_database_away_is_a_page_that_says_so_and_comes_back(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        await world.db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'listener page%%'"
+        )
+        assert (await somebody.get("/messages")).status == 200
