@@ -1,0 +1,111 @@
+"""F15, F16, F18: the two commits around a request, when their answers are lost or the server forgets what it can."""
+
+import asyncio
+import os
+
+import psycopg
+
+from listener.database import connect
+from listener.simulator.gateway import Request
+from listener.simulator.postgres import Server
+from tests.support.proxy import COMMITTED, Proxy
+from tests.support.world import World, open_world
+
+ROUNDS = 100 if os.environ.get("LISTENER_LONG") == "1" else 3
+LEASE, SETTLE = "listener lease", "listener settle"
+
+
+async def outcomes(world: World, text: str) -> list[str]:
+    return [attempt["outcome"] for attempt in await world.attempts() if attempt["text"] == text]
+
+
+async def test_a_result_whose_commit_was_not_confirmed_is_written_again(erp_database: str) -> None:
+    async with open_world(erp_database) as world, Proxy.to_database(erp_database) as proxy:
+        async with world.service(database_url=proxy.dsn):
+            await world.note("warm", "warm-up")
+            await world.settled()
+            for n in range(ROUNDS):
+                lost = proxy.lose_answer(COMMITTED, of=SETTLE)
+                await world.note(f"order {n}", f"text {n}")
+                async with asyncio.timeout(10):
+                    await lost.wait()
+                await world.until("SELECT state = 'accepted' FROM listener.messages WHERE text = %s", f"text {n}")
+        assert world.arrived() == ["warm-up", *(f"text {n}" for n in range(ROUNDS))]
+        assert len(world.gateway.state.requests) == ROUNDS + 1
+        given = {e.content: e.ticket_id for e in world.gateway.state.ledger}
+        assert {row["text"]: row["ticket_id"] for row in await world.messages()} == given
+        assert {a["outcome"] for a in await world.attempts()} == {"accepted"}
+        assert {row["attempts"] for row in await world.messages()} == {1}
+
+
+async def test_a_lease_whose_commit_was_not_confirmed_is_given_back(erp_database: str) -> None:
+    async with open_world(erp_database) as world, Proxy.to_database(erp_database) as proxy:
+        async with world.service(database_url=proxy.dsn):
+            for n in range(ROUNDS):
+                # The lease's answer holds the text it armed, in one piece with the answer to its COMMIT.
+                lost = proxy.lose_answer(f"text {n}".encode(), of=LEASE)
+                await world.note(f"order {n}", f"text {n}")
+                async with asyncio.timeout(10):
+                    await lost.wait()
+                await world.settled()
+        for n in range(ROUNDS):
+            assert await outcomes(world, f"text {n}") == ["not_sent", "accepted"]
+        assert len(world.gateway.state.requests) == ROUNDS
+        assert {row["attempts"] for row in await world.messages()} == {1}
+
+
+async def test_a_lease_whose_commit_comes_through_late_is_given_back(erp_database: str) -> None:
+    async with open_world(erp_database) as world, Proxy.to_database(erp_database) as proxy:
+        holder = await connect(world.settings, "holder")
+        async with world.service(database_url=proxy.dsn):
+            await world.note("warm", "warm-up")
+            await world.settled()
+            async with holder.transaction():
+                await holder.execute("SELECT FROM listener.account FOR UPDATE")
+                await world.note("order", "text")
+                waiting = """SELECT count(*) >= %s FROM pg_stat_activity WHERE application_name = 'listener lease'
+                                AND wait_event_type = 'Lock' AND datname = current_database()"""
+                await world.until(waiting, 1)
+                # We are gone; the server has the whole transaction and goes on with it when it gets its lock.
+                proxy.cut(LEASE, reset=False)
+                await world.until(waiting, 2)
+            await world.settled()
+        await holder.close()
+        assert await outcomes(world, "text") == ["not_sent", "accepted"]
+        assert world.arrived() == ["warm-up", "text"]
+
+
+async def test_a_servers_habit_of_lazy_commits_sends_nothing_twice(crashable: Server, crashable_database: str) -> None:
+    arrived = asyncio.Event()
+
+    async def crash(_: Request) -> None:
+        await asyncio.to_thread(crashable.crash)
+        arrived.set()
+
+    with psycopg.connect(crashable_database, autocommit=True) as conn:
+        conn.execute("ALTER SYSTEM SET synchronous_commit = off")
+        # What is committed lazily reaches the disk only after this.
+        conn.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        conn.execute("SELECT pg_reload_conf()")
+    try:
+        async with open_world(crashable_database, on_request=crash) as world:
+            for n in range(ROUNDS if ROUNDS > 3 else 1):
+                victim = await world.replica()
+                arrived.clear()
+                await world.note(f"order {n}", f"text {n}")
+                async with asyncio.timeout(20):
+                    await arrived.wait()
+                await victim.kill()
+                await asyncio.to_thread(crashable.start)
+                await world.reconnect()
+                row = await world.one("SELECT state FROM listener.messages WHERE text = %s", f"text {n}")
+                assert row["state"] == "sending"
+                await world.db.execute("UPDATE listener.message SET lease_until = now() WHERE state = 'sending'")
+                await world.once()
+                await world.until("SELECT state = 'unknown' FROM listener.messages WHERE text = %s", f"text {n}")
+                assert len(world.gateway.state.requests) == n + 1
+    finally:
+        crashable.start()
+        with psycopg.connect(crashable_database, autocommit=True) as conn:
+            conn.execute("ALTER SYSTEM RESET ALL")
+            conn.execute("SELECT pg_reload_conf()")
