@@ -15,8 +15,8 @@ SQL = load("messages")
 
 # Spacing is a little wider than the rate asks, so that jitter on the way does not push one request too many into a
 # sliding second; a slot that was missed by up to so many seconds is made up for, so that the rate is still kept.
-SPACING = 1.04
-SLACK = 0.02
+SPACING = 1.03
+SLACK = 0.015
 # a message this many seconds old is late: with `recheck` its row is read again
 LATE = 60.0
 
