@@ -12,6 +12,7 @@ from listener.database import LOST
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.settings import Settings
 from listener.web.access import SESSION, SESSION_S, Access, Throttle, same_origin
+from listener.web.interventions_page import Interventions
 from listener.web.live import Live
 from listener.web.message_page import OneMessage
 from listener.web.messages_page import Messages
@@ -71,6 +72,11 @@ def make_app(settings: Settings) -> web.Application:
     app.router.add_get(r"/messages/{id:\d{1,19}}/story", message.story)
     app.router.add_post(r"/messages/{id:\d{1,19}}/{verb}", message.do)
     app.router.add_get("/story", message.story)
+    hand = Interventions(settings, store)
+    app.router.add_get("/interventions", hand.page)
+    app.router.add_get("/audit", hand.audit)
+    for verb, deed in (("pause", hand.pause), ("resume", hand.resume), ("release", hand.release)):
+        app.router.add_post(f"/interventions/{verb}", deed)
     app.router.add_static("/static", HERE / "static")
     return app
 

@@ -115,3 +115,9 @@ SELECT source FROM listener.rules WHERE version = %(version)s;
 -- name: deeds_on
 -- What people did to one message by its number; deeds by filter stand on the audit page.
 SELECT at, who, verb, reason FROM listener.audit WHERE what @> jsonb_build_object('ids', jsonb_build_array(%(id)s::bigint)) ORDER BY id;
+
+-- name: held_by_rule
+SELECT rule, count(*) AS n FROM listener.message WHERE state = 'held' GROUP BY rule;
+
+-- name: audit
+SELECT id, at, who, verb, what, count, reason FROM listener.audit WHERE id < %(before)s ORDER BY id DESC LIMIT %(limit)s;

@@ -4,25 +4,16 @@ import csv
 import html
 import io
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from listener.simulator.gateway import Answer, Break, Fault, Moment
-from tests.support.browser import ADMIN, VIEW, Person, person
+from tests.support.browser import VIEW, page_of
 from tests.support.browser import Answer as Page
 from tests.support.world import World, open_world, rules_text
 
 LOST = Fault(action=Break(moment=Moment.BEFORE_ANSWER))
 HOSTILE = "<script>alert(1)</script> {{7*7}} <img src=x onerror=alert(2)> javascript:alert(3)"
-
-
-@asynccontextmanager
-async def page_of(world: World, token: str = ADMIN) -> AsyncIterator[Person]:
-    """A running service, and somebody logged in at its page."""
-    async with world.service(admin_token=ADMIN, view_token=VIEW) as service, person(service.address, token) as somebody:
-        yield somebody
 
 
 def texts(answer: Page) -> list[str]:

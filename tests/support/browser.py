@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from tests.support.world import World
+
 ADMIN, VIEW = "admin-token-for-tests", "view-token-for-tests"
 
 
@@ -64,4 +66,11 @@ async def person(address: str | None, token: str | None = ADMIN) -> AsyncIterato
         somebody = Person(http=http, address=address)
         if token is not None:
             assert (await somebody.login(token)).status == 303
+        yield somebody
+
+
+@asynccontextmanager
+async def page_of(world: World, token: str = ADMIN) -> AsyncIterator[Person]:
+    """A running service, and somebody logged in at its page."""
+    async with world.service(admin_token=ADMIN, view_token=VIEW) as service, person(service.address, token) as somebody:
         yield somebody

@@ -1,0 +1,168 @@
+"""Pauses and brakes, and the record of what people did by hand."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aiohttp import web
+
+from listener import accounts, overview, pauses, phones
+from listener.errors import ListenerError
+from listener.interventions import Verb, act, candidates
+from listener.pauses import Scope, Target
+from listener.settings import Settings
+from listener.web import store
+from listener.web.access import SESSION, Session
+from listener.web.page import LOCAL, language, render
+from listener.web.store import Store
+from listener.web.texts import words
+
+# how long a pause lasts, as the page offers it; None until somebody resumes
+SPANS: Mapping[str, timedelta | None] = {
+    "30m": timedelta(minutes=30),
+    "2h": timedelta(hours=2),
+    "8h": timedelta(hours=8),
+    "24h": timedelta(hours=24),
+    "open": None,
+}
+_AUDIT_PAGE = 100
+
+
+class Interventions:
+    """Answers `/interventions`, its deeds, and `/audit`."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+
+    async def page(self, request: web.Request) -> web.Response:
+        return await self._show(request)
+
+    async def pause(self, request: web.Request) -> web.StreamResponse:
+        """Stops what the form names."""
+        session, form = await _deed(request)
+        t = words(language(request))
+        try:
+            target = _target(form)
+            reason = form.get("reason", "").strip()[:300]
+            if not reason:
+                raise ListenerError(t["reason_missing"])
+            until = _end(form, datetime.now(UTC), t)
+            async with self._store.acting() as conn:
+                rules = await overview.rules_in_force(conn)
+                await pauses.known(conn, target, rules.rules.rules if rules else None)
+                held = await pauses.pause(conn, target, reason=reason, until=until, by=session.who)
+        except ListenerError as error:
+            return await self._show(request, fault=str(error), form=form)
+        return _back(f"paused={held}")
+
+    async def resume(self, request: web.Request) -> web.StreamResponse:
+        """Ends the pause that the form names."""
+        session, form = await _deed(request)
+        try:
+            target = _target(form)
+        except ListenerError as error:
+            return await self._show(request, fault=str(error))
+        async with self._store.acting() as conn:
+            released = await pauses.resume(conn, target, reason=form.get("reason") or None, by=session.who)
+        return _back(f"resumed={released or 0}")
+
+    async def release(self, request: web.Request) -> web.StreamResponse:
+        """Lets go of a rule's brake and of the messages that are held of it."""
+        session, form = await _deed(request)
+        filters = {"rule": form.get("rule", "")}
+        async with self._store.acting() as conn:
+            ids = [row["id"] for row in await candidates(conn, Verb.RELEASE, filters)]
+            reason = form.get("reason", "").strip()[:300] or None
+            deed = await act(conn, self._settings, Verb.RELEASE, ids, by=session.who, reason=reason, filters=filters)
+        return _back(f"released={len(deed.done)}")
+
+    async def audit(self, request: web.Request) -> web.Response:
+        before = request.query.get("before", "")
+        args = {"before": int(before) if before.isascii() and before.isdigit() and len(before) < 19 else 2**62}
+        rows = await self._store.rows("audit", {**args, "limit": _AUDIT_PAGE + 1})
+        shown = [{**row, "what": _what(row["what"])} for row in rows[:_AUDIT_PAGE]]
+        older = rows[_AUDIT_PAGE - 1]["id"] if len(rows) > _AUDIT_PAGE else None
+        return render(request, "audit.html", rows=shown, older=older, first=not before)
+
+    async def _show(
+        self, request: web.Request, *, fault: str | None = None, form: Mapping[str, str] | None = None
+    ) -> web.Response:
+        async with self._store.reading() as conn:
+            now = await pauses.pauses(conn)
+            brakes = await store.rows(conn, "brakes")
+            names = [row["name"] for row in await accounts.all_accounts(conn)]
+            rules = await self._store.rules(conn)
+            held = {row["rule"]: row["n"] for row in await store.rows(conn, "held_by_rule")}
+        done = next(((k, request.query[k]) for k in ("paused", "resumed", "released") if k in request.query), None)
+        return render(
+            request,
+            "interventions.html",
+            code=400 if fault else 200,
+            pauses=now,
+            brakes=brakes,
+            accounts=names,
+            rules=sorted(rules.rules.rules) if rules else [],
+            held=held,
+            spans=list(SPANS),
+            fault=fault,
+            form=form or {},
+            done=done if done is not None and done[1].isdigit() else None,
+        )
+
+
+async def _deed(request: web.Request) -> tuple[Session, Mapping[str, str]]:
+    """Who acts, and the form's fields. Raises `HTTPForbidden` for those who may only look."""
+    session = request[SESSION]
+    if session is None or not session.operates:
+        raise web.HTTPForbidden
+    return session, {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+
+
+def _back(query: str) -> web.Response:
+    return web.Response(status=303, headers={"Location": f"/interventions?{query}"})
+
+
+def _target(form: Mapping[str, str]) -> Target:
+    """What a form names: `target` is `all`, `account:NAME`, `rule:NAME`, or `phone` beside `phone`.
+
+    Raises `ListenerError`.
+    """
+    scope, _, value = form.get("target", "").partition(":")
+    if scope not in set(Scope):
+        raise ListenerError("target?")
+    if scope == Scope.PHONE:
+        found = phones.normalise(form.get("phone", ""), migrate_old=True)
+        if isinstance(found, phones.BadPhone):
+            raise ListenerError(phones.reason_text(found))
+        value = found.number
+    elif (scope == Scope.ALL) != (value == ""):
+        raise ListenerError("target?")
+    return Target(scope=Scope(scope), value=value)
+
+
+def _end(form: Mapping[str, str], now: datetime, t: Mapping[str, str]) -> datetime | None:
+    """When the pause is over: the time given, else the span chosen. Raises `ListenerError`."""
+    if given := form.get("until", ""):
+        try:
+            until = datetime.fromisoformat(given)
+        except ValueError:
+            raise ListenerError(t["until_bad"]) from None
+        until = until if until.tzinfo is not None else until.replace(tzinfo=LOCAL)
+        if until <= now:
+            raise ListenerError(t["until_over"])
+        return until
+    span = SPANS.get(form.get("span", "open"))
+    return now + span if span else None
+
+
+def _what(what: Mapping[str, Any]) -> str:
+    """What a deed was about, in a line."""
+    said = []
+    for name, value in what.items():
+        if value is None:
+            continue
+        shown = value if not isinstance(value, list) else ", ".join(str(item) for item in value[:20])
+        more = f" … (+{len(value) - 20})" if isinstance(value, list) and len(value) > 20 else ""
+        said.append(f"{name}: {shown}{more}")
+    return "; ".join(said)

@@ -1,0 +1,81 @@
+"""Pauses, brakes and the audit, by the page."""
+
+import html
+
+import pytest
+
+from tests.support.browser import VIEW, page_of
+from tests.support.world import open_world, rules_text
+
+
+@pytest.mark.parametrize("target", ["all", "account:main", "rule:note", "phone"])
+async def test_what_is_paused_is_not_sent_until_somebody_resumes(erp_database: str, target: str) -> None:
+    form = {"target": target, "phone": "+84 980 000 000", "reason": "wrong text, ask 0912345678", "span": "2h"}
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        await world.note("z", "first")
+        await world.settled()
+        done = await somebody.post("/interventions/pause", form)
+        assert (done.status, done.headers["Location"]) == (303, "/interventions?paused=0")
+        await world.note("a", "one")
+        await world.until("SELECT count(*) = 1 FROM listener.message WHERE state IN ('waiting', 'held')")
+        shown = await somebody.get("/interventions")
+        assert "wrong text" in shown.text
+        assert "091***678" in shown.text
+        assert "0912345678" not in shown.text
+        assert world.arrived() == ["first"]
+        assert (await somebody.post("/interventions/resume", form)).status == 303
+        await world.settled()
+        assert world.arrived() == ["first", "one"]
+        audit = (await somebody.get("/audit")).text
+        assert audit.count("page/Lan") == 2
+        assert "0980000000" not in audit
+
+
+async def test_what_cannot_be_paused_is_said_and_the_form_keeps_its_words(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        for form, said in (
+            ({"target": "rule:nots", "reason": "kept words"}, "kept words"),
+            ({"target": "rule:nots", "reason": "x"}, "note"),
+            ({"target": "phone", "phone": "123", "reason": "x"}, "10 chữ số"),
+            ({"target": "all", "reason": " "}, "Hãy ghi lý do"),
+            ({"target": "all", "reason": "x", "until": "2020-01-01T00:00"}, "đã qua"),
+            ({"target": "all", "reason": "x", "until": "junk"}, "Không đọc được"),
+            ({"target": "junk", "reason": "x"}, "target?"),
+            ({"target": "rule:", "reason": "x"}, "target?"),
+        ):
+            answer = await somebody.post("/interventions/pause", form)
+            assert answer.status == 400, form
+            assert said in html.unescape(answer.text), form
+        assert await world.rows("SELECT * FROM listener.pause") == []
+        assert (await somebody.get("/interventions/pause")).status == 405
+
+
+async def test_a_brake_is_released_with_what_it_held(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text(defaults="brake: 2/h")) as world, page_of(world) as somebody:
+        await world.notes([(f"t{n}", f"n{n}") for n in range(5)])
+        await world.until("SELECT count(*) > 0 FROM listener.message WHERE state = 'held'")
+        await world.until("SELECT count(*) = 0 FROM listener.outbox")
+        shown = html.unescape((await somebody.get("/interventions")).text)
+        assert "Thả hãm" in shown
+        assert (await somebody.post("/interventions/release", {"rule": "note", "reason": "meant so"})).status == 303
+        await world.settled()
+        assert sorted(world.arrived()) == [f"n{n}" for n in range(5)]
+        assert await world.rows("SELECT * FROM listener.brake") == []
+        assert "meant so" in (await somebody.get("/audit")).text
+
+
+async def test_those_who_may_only_look_can_pause_nothing(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world, VIEW) as somebody:
+        await world.db.execute(
+            "INSERT INTO listener.pause (target, value, reason, who) VALUES ('phone', '0912345678', 'x', 'y')"
+        )
+        shown = (await somebody.get("/interventions")).text
+        assert "0912345678" not in shown
+        assert "/interventions/resume" not in shown
+        for verb in ("pause", "resume", "release"):
+            form = {"target": "all", "reason": "x", "rule": "note"}
+            assert (await somebody.post(f"/interventions/{verb}", form)).status == 403
+        assert len(await world.rows("SELECT * FROM listener.pause")) == 1
+        await world.note("a", "one")
+        await world.settled()
+        assert await world.states() == {"one": "accepted"}
