@@ -1,6 +1,7 @@
 """A server of its own for what harms a server."""
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,8 +13,10 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def crashable() -> Iterator[Server]:
-    """A server with its data on disk, that cases crash, fill and freeze."""
-    with Server(durable=True, settings={"max_connections": 60}) as server:
+    """A server that cases crash, fill and freeze. What it has written survives its crash: the kernel holds it, and in the
+    long runs the disk."""
+    durable = os.environ.get("LISTENER_LONG") == "1"
+    with Server(durable=durable, settings={"max_connections": 60}) as server:
         yield server
 
 

@@ -20,10 +20,10 @@ async def test_a_wrong_clock_on_one_replica_changes_nothing(erp_database: str, o
     library = _libfaketime()
     assert library is not None
     wrong = {"LD_PRELOAD": library, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    async with open_bench(erp_database, keys=20) as bench:
+    async with open_bench(erp_database, keys=10) as bench:
         world = bench.world
         replicas = [await world.replica(), await world.replica(), await world.replica(wait=True, **wrong)]
-        await bench.erp.write(40)
+        await bench.erp.write(20)
         found = await bench.verdict()
         assert {m.state for m in found.messages} == {"accepted"}
         skewed = await world.rows(
@@ -36,6 +36,6 @@ async def test_a_wrong_clock_on_one_replica_changes_nothing(erp_database: str, o
         # It has worked, too: stopped alone with all the work it is still right.
         for replica in replicas[:2]:
             assert await replica.stop() == 0
-        await bench.erp.write(10)
+        await bench.erp.write(5)
         found = await bench.verdict()
         assert {m.state for m in found.messages} == {"accepted"}

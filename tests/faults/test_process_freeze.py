@@ -16,14 +16,14 @@ DEADLINE = 3.0
 
 async def test_a_zombie_sends_nothing_twice(erp_database: str) -> None:
     async with (
-        open_bench(erp_database, keys=12, http_timeout=HTTP_TIMEOUT, latency=0.3) as bench,
+        open_bench(erp_database, keys=6, http_timeout=HTTP_TIMEOUT, latency=0.3) as bench,
         bench.fleet(3) as fleet,
     ):
         await bench.erp.write_each_key()
         await bench.world.settled()
         stopping = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(bench.erp.run(10, stopping))
+            tasks.create_task(bench.erp.run(6, stopping))
             await asyncio.sleep(0.5)
             await bench.freeze(fleet[0], DEADLINE * 1.5)
             stopping.set()
@@ -55,7 +55,7 @@ async def test_an_answer_that_was_seen_counts_even_after_the_sweep(erp_database:
 
 
 async def test_replicas_that_wake_together_keep_the_pace(erp_database: str) -> None:
-    async with open_bench(erp_database, keys=60) as bench:
+    async with open_bench(erp_database, keys=45) as bench:
         fleet = [await bench.world.replica() for _ in range(3)]
         await bench.erp.write_each_key()
         await bench.world.gateway.wait_for(5)

@@ -14,7 +14,7 @@ from tests.faults.bench import descriptors, open_bench, resident_kb
 from tests.faults.test_soak import LONG
 from tests.support.world import Replica, open_world
 
-WAITING = 200_000 if LONG else 10_000
+WAITING = 200_000 if LONG else 3_000
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ async def test_many_waiting_and_a_gateway_that_hangs_need_little(erp_database: s
         world = bench.world
         await world.db.execute(
             """INSERT INTO public.notes (topic, body, phone)
-               SELECT 'topic ' || n %% 5000, 'note ' || n, '0980000000' FROM generate_series(1, %s) AS n""",
+               SELECT 'topic ' || n %% 1000, 'note ' || n, '0980000000' FROM generate_series(1, %s) AS n""",
             [WAITING],
         )
         hang = Fault(action=Break(moment=Moment.BEFORE_EFFECT, ending=Ending.HANG), times=None)

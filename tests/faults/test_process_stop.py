@@ -75,7 +75,7 @@ async def test_a_stop_while_the_gateway_hangs_is_bounded(erp_database: str) -> N
 
 @pytest.mark.parametrize("idle", [True, False], ids=["idle", "with an answer to write down"])
 async def test_a_stop_while_the_database_is_a_black_hole_is_bounded(erp_database: str, idle: bool) -> None:
-    async with open_world(erp_database, http_timeout=2.0) as world, Proxy.to_database(erp_database) as proxy:
+    async with open_world(erp_database, http_timeout=1.0) as world, Proxy.to_database(erp_database) as proxy:
         world.settings = replace(world.settings, database_url=proxy.dsn)
         world.gateway.add_fault(Fault(action=Delay(seconds=0.5), times=None))
         replica = await world.replica()
