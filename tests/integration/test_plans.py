@@ -30,6 +30,7 @@ LEASE = {
     "slack": 0.01,
     "probe": 45.0,
     "deadline": 35.0,
+    "late": 60.0,
 }
 # pages of 8 kB for 8 messages: a few index levels each, on five tables
 PAGES = 1200
