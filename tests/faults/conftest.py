@@ -13,8 +13,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def crashable() -> Iterator[Server]:
-    """A server that cases crash, fill and freeze. What it has written survives its crash: the kernel holds it, and in the
-    long runs the disk."""
+    """A server to crash, fill and freeze. What it wrote survives that: the kernel holds it, in long runs the disk."""
     durable = os.environ.get("LISTENER_LONG") == "1"
     with Server(durable=durable, settings={"max_connections": 60}) as server:
         yield server

@@ -104,7 +104,7 @@ async def test_a_long_transaction_slows_nothing_and_costs_little(erp_database: s
             for _ in range(2):
                 await bench.erp.write(40)
             await bench.world.gateway.wait_for(80)
-            assert 80 / (monotonic() - began) >= 0.8 * 40
+            assert 80 / (monotonic() - began) >= (0.9 if LONG else 0.4) * 40
             await asyncio.sleep(3.0)
             before = await _transactions(bench.world.db)
             await asyncio.sleep(2.0)
