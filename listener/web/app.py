@@ -12,10 +12,12 @@ from listener.database import LOST
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.settings import Settings
 from listener.web.access import SESSION, SESSION_S, Access, Throttle, same_origin
+from listener.web.health import Health
 from listener.web.interventions_page import Interventions
 from listener.web.live import Live
 from listener.web.message_page import OneMessage
 from listener.web.messages_page import Messages
+from listener.web.metrics import Metrics
 from listener.web.overview_page import Overview
 from listener.web.page import HERE, LANGUAGE_COOKIE, render, wants_part
 from listener.web.store import Store
@@ -43,8 +45,8 @@ _HEADERS = {
 _MOST = 64 * 1024
 
 
-def make_app(settings: Settings) -> web.Application:
-    """The page; it opens a connection only when somebody looks, so it can be made at any time."""
+def make_app(settings: Settings, health: Health | None = None) -> web.Application:
+    """The page, and `/metrics` with what `health` knows; it opens a connection only when somebody looks."""
     access = Access(settings.admin_token, settings.view_token)
     store = Store(settings)
     overview = Overview(settings, store)
@@ -77,6 +79,9 @@ def make_app(settings: Settings) -> web.Application:
     app.router.add_get("/audit", hand.audit)
     for verb, deed in (("pause", hand.pause), ("resume", hand.resume), ("release", hand.release)):
         app.router.add_post(f"/interventions/{verb}", deed)
+    metrics = Metrics(store, overview, settings.mode, health)
+    app.on_shutdown.append(metrics.close)
+    app.router.add_get("/metrics", metrics.page)
     app.router.add_static("/static", HERE / "static")
     return app
 

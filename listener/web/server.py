@@ -50,7 +50,7 @@ async def serve(settings: Settings, health: Health) -> AsyncIterator[str | None]
 
 
 def _application(settings: Settings, health: Health) -> web.Application:
-    app = make_app(settings)
+    app = make_app(settings, health)
     app.router.add_get("/healthz", _answer(health.report))
     app.router.add_get("/readyz", _answer(health.readiness))
     return app

@@ -121,3 +121,14 @@ SELECT rule, count(*) AS n FROM listener.message WHERE state = 'held' GROUP BY r
 
 -- name: audit
 SELECT id, at, who, verb, what, count, reason FROM listener.audit WHERE id < %(before)s ORDER BY id DESC LIMIT %(limit)s;
+
+-- name: ages
+SELECT (SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8 FROM listener.message WHERE state = 'unknown') AS unknown_s,
+       (SELECT extract(epoch FROM clock_timestamp() - min(at))::float8 FROM listener.outbox) AS outbox_s;
+
+-- name: ended
+SELECT state, sum(n)::bigint AS n, sum(parts)::bigint AS parts FROM listener.tally GROUP BY state;
+
+-- name: stopped_accounts
+SELECT name, CASE WHEN stopped_until > clock_timestamp() THEN 'person' WHEN streak > 0 THEN pause_kind END AS kind
+  FROM listener.account;
