@@ -193,6 +193,22 @@ CREATE INDEX message_joins ON listener.message (rule, key) WHERE state = 'waitin
 CREATE INDEX message_phone ON listener.message (phone, id);
 CREATE INDEX message_expiry ON listener.message (expires_at) WHERE state = 'waiting';
 
+-- Whatever the code does, a message moves only as it may, and is sent only with a permit of its own. What a trigger's
+-- WHEN refuses costs no call.
+CREATE FUNCTION listener.refuse_transition() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'a message cannot go from % to % (permits % to %)', OLD.state, NEW.state, OLD.permits, NEW.permits
+        USING ERRCODE = 'check_violation';
+END $$;
+CREATE TRIGGER transition BEFORE UPDATE OF state ON listener.message FOR EACH ROW
+    WHEN (OLD.state <> NEW.state AND (OLD.state, NEW.state) NOT IN
+              (('waiting', 'sending'), ('waiting', 'held'), ('waiting', 'unknown'), ('sending', 'waiting'),
+               ('sending', 'unknown'), ('sending', 'held'), ('unknown', 'waiting'), ('unknown', 'held'), ('held', 'waiting'))
+          OR OLD.state <> 'sending' AND NEW.state = 'sending' AND NEW.permits <> OLD.permits + 1
+          OR OLD.state = 'sending' AND NEW.state = 'sending' AND NEW.lease <> OLD.lease)
+    EXECUTE FUNCTION listener.refuse_transition();
+
 -- The message that is next in a thread. Inlined by the planner, so that it costs what its one index probe costs.
 CREATE FUNCTION listener.head(of_thread bigint)
 RETURNS TABLE (id bigint, due_at timestamptz, expires_at timestamptz, priority smallint, ticket_own bigint)
@@ -208,6 +224,10 @@ ALTER TABLE listener.finished
     ALTER expires_at DROP NOT NULL,
     ADD CONSTRAINT finished_state CHECK (state IN
         ('accepted', 'rejected', 'expired', 'cancelled', 'superseded', 'suppressed', 'shadow'));
+-- Only a late answer changes what is finished: it was sent after all.
+CREATE TRIGGER transition BEFORE UPDATE OF state ON listener.finished FOR EACH ROW
+    WHEN (OLD.state <> NEW.state AND NOT (NEW.state = 'accepted' AND OLD.state IN ('cancelled', 'expired', 'rejected')))
+    EXECUTE FUNCTION listener.refuse_transition();
 CREATE INDEX finished_id ON listener.finished (id);
 CREATE INDEX finished_phone ON listener.finished (phone, id);
 CREATE INDEX finished_change ON listener.finished (change_id);

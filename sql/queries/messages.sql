@@ -221,7 +221,8 @@ WITH gone AS (
            -- an answer about any permit proves it, also after a person asked for another one
        AND ((r.state = 'accepted' AND (m.lease = r.lease OR m.state <> 'sending'))
             OR (r.state IN ('rejected', 'superseded') AND m.lease = r.lease AND m.state IN ('sending', 'unknown')
-                AND m.unsure = CASE m.state WHEN 'unknown' THEN 1 ELSE 0 END))
+                AND (m.unsure = 0 OR NOT EXISTS (
+                    SELECT FROM listener.attempt a WHERE a.message_id = m.id AND a.outcome = 'unknown'))))
     RETURNING m.*, r.state AS new_state, r.reason AS new_reason, r.ticket_received
 ), kept AS (
     INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
@@ -252,8 +253,9 @@ UPDATE listener.finished f
 UPDATE listener.message m
    SET state = s.state,
        reason = r.reason,
-       -- a permit that was given up as unknown and proves to be unused is not unclear any more
-       unsure = m.unsure + CASE WHEN m.state = 'unknown' THEN -1 WHEN r.state = 'unknown' THEN 1 ELSE 0 END,
+       unsure = CASE WHEN 'unknown' IN (m.state, r.state)
+                     THEN (SELECT count(*) FROM listener.attempt a WHERE a.message_id = m.id AND a.outcome = 'unknown')
+                     ELSE m.unsure END,
        attempts = m.attempts - CASE WHEN r.counts THEN 0 ELSE 1 END,
        no_ticket = m.no_ticket OR r.no_ticket,
        ticket_note = CASE WHEN r.no_ticket THEN r.reason ELSE m.ticket_note END,
@@ -270,7 +272,10 @@ UPDATE listener.message m
            WHEN r.state IN ('rejected', 'superseded') THEN 'unknown'
            ELSE r.state END AS state FROM listener.message m2 WHERE m2.id = r.id) AS s
  WHERE m.id = r.id AND m.lease = r.lease
-   AND (m.state = 'sending' OR (m.state = 'unknown' AND r.state = 'waiting'));
+   AND (m.state = 'sending'
+        -- a permit that was given up as unknown proves to be unused, and no other one is unclear
+        OR (m.state = 'unknown' AND r.state = 'waiting'
+            AND NOT EXISTS (SELECT FROM listener.attempt a WHERE a.message_id = m.id AND a.outcome = 'unknown')));
 
 -- name: free_threads
 -- The answer's ticket becomes the thread's, the lease ends, and the thread queues again by its next message. Followers

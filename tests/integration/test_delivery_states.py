@@ -1,0 +1,193 @@
+"""The states of a message: only the ways that the design knows, whoever writes; and facts that come late or twice."""
+
+from itertools import permutations, product
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from listener import messages, settling
+from listener.accounts import add
+from listener.model import Accepted, Lease, NotSent, Outcome, Rejected, State, Unknown
+from listener.settling import Result, settle
+from tests.support.world import World, open_world
+
+UNFINISHED = ["waiting", "sending", "unknown", "held"]
+WAYS = {
+    ("waiting", "sending"),
+    ("waiting", "held"),
+    ("waiting", "unknown"),
+    ("sending", "waiting"),
+    ("sending", "unknown"),
+    ("sending", "held"),
+    ("unknown", "waiting"),
+    ("unknown", "held"),
+    ("held", "waiting"),
+}
+INSERT = """
+INSERT INTO listener.{table} (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, phone, text,
+                              state, lease, lease_until, expires_at, settled_at)
+SELECT {id}, {id}, 'r', 1, 'note', 'k', 'main', t.id, 't', '0980000000', 'text', '{state}', 1, now(),
+       now() + interval '1 h', now()
+  FROM listener.thread t WHERE t.name = 't{id}'"""
+
+
+async def test_a_message_goes_only_where_the_design_lets_it(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.db.execute(
+            "INSERT INTO listener.thread (account, name) SELECT 'main', 't' || n FROM generate_series(1, 99) n"
+        )
+        for number, (old, new) in enumerate(product(UNFINISHED, UNFINISHED), 1):
+            await world.db.execute(INSERT.format(table="message", id=number, state=old).encode())
+            change = """UPDATE listener.message SET state = %s, permits = permits + (%s = 'sending')::integer
+                         WHERE id = %s"""
+            if old == new or (old, new) in WAYS:
+                await world.db.execute(change, [new, new, number])
+            else:
+                with pytest.raises(psycopg.errors.CheckViolation):
+                    await world.db.execute(change, [new, new, number])
+
+
+async def test_no_permit_is_used_twice(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.db.execute("INSERT INTO listener.thread (account, name) VALUES ('main', 't1')")
+        await world.db.execute(INSERT.format(table="message", id=1, state="waiting").encode())
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await world.db.execute("UPDATE listener.message SET state = 'sending', lease = 2")
+        await world.db.execute("UPDATE listener.message SET state = 'sending', lease = 2, permits = permits + 1")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await world.db.execute("UPDATE listener.message SET state = 'sending', lease = 3, permits = permits + 1")
+
+
+async def test_what_is_finished_changes_only_into_accepted(erp_database: str) -> None:
+    final = [s.value for s in State if s.value not in UNFINISHED]
+    async with open_world(erp_database) as world:
+        await world.db.execute(
+            "INSERT INTO listener.thread (account, name) SELECT 'main', 't' || n FROM generate_series(1, 99) n"
+        )
+        for number, (old, new) in enumerate(permutations(final, 2), 1):
+            await world.db.execute(INSERT.format(table="finished", id=number, state=old).encode())
+            if new == "accepted" and old in ("cancelled", "expired", "rejected"):
+                await world.db.execute("UPDATE listener.finished SET state = %s WHERE id = %s", [new, number])
+            else:
+                with pytest.raises(psycopg.errors.CheckViolation):
+                    await world.db.execute("UPDATE listener.finished SET state = %s WHERE id = %s", [new, number])
+
+
+# -- what a permit's outcomes, in any order, make of the message
+
+
+async def permit(world: World) -> Lease:
+    """The permit of the only message that waits."""
+    look = await messages.lease(
+        world.db, account="main", token=uuid4().int >> 66, replica=uuid4(), rate=None, want=1, deadline=60.0
+    )
+    (lease,) = look.leases
+    return lease
+
+
+async def tell(world: World, lease: Lease, *outcomes: Outcome) -> None:
+    """Settles outcomes of one permit in one batch, and then all again: their COMMIT was not confirmed."""
+    results = [Result(lease=lease, outcome=outcome, ms=1) for outcome in outcomes]
+    for _ in range(2):
+        await settle(world.db, results, lambda: 0.0)
+
+
+async def one_message(world: World, if_unsure: str = "hold") -> None:
+    await add(world.db, ["main"])
+    row = {
+        "place": 0, "change_id": 1, "rule": "note", "watch": "note", "key": "k", "account": "main", "thread": "note:k",
+        "priority": 1, "phone": "0980000000", "text": "text", "parts": 1, "encoding": "gsm7", "state": "waiting",
+        "if_unsure": if_unsure, "max_block_s": 600, "due_at": "2026-01-01T00:00Z", "expires_at": "2099-01-01T00:00Z",
+    }  # fmt: skip
+    async with world.db.transaction():
+        await messages.lock_threads(world.db, {("main", "note:k")})
+        await messages.insert(world.db, 1, [row])
+        await messages.wake_threads(world.db, {("main", "note:k")})
+
+
+GONE, LATE, YES, NO = (
+    Unknown(cause="gone"),
+    NotSent(cause="late"),
+    Accepted(ticket=7),
+    Rejected(reason="no", status=400),
+)
+
+
+@pytest.mark.parametrize(
+    ("batches", "state", "unsure", "attempts"),
+    [
+        ([[YES]], "accepted", 0, 1),
+        ([[GONE]], "unknown", 1, 1),
+        ([[GONE], [YES]], "accepted", 1, 1),
+        ([[GONE, YES]], "accepted", 1, 1),
+        ([[YES, GONE]], "accepted", 0, 1),
+        ([[YES], [GONE]], "accepted", 0, 1),
+        ([[GONE], [NO]], "rejected", 1, 1),
+        ([[NO], [GONE]], "rejected", 0, 1),
+        ([[GONE], [LATE]], "waiting", 0, 0),
+        ([[GONE, LATE]], "waiting", 0, 0),
+        ([[LATE], [GONE]], "waiting", 0, 0),
+        ([[LATE], [LATE]], "waiting", 0, 0),
+    ],
+)
+async def test_facts_win_over_guesses_whenever_they_come(
+    erp_database: str, batches: list[list[Outcome]], state: str, unsure: int, attempts: int
+) -> None:
+    async with open_world(erp_database) as world:
+        await one_message(world)
+        lease = await permit(world)
+        for batch in batches:
+            await tell(world, lease, *batch)
+        row = await world.one(
+            """SELECT state, unsure, attempts FROM listener.message
+               UNION ALL SELECT state, unsure, attempts FROM listener.finished"""
+        )
+        assert (row["state"], row["unsure"], row["attempts"]) == (state, unsure, attempts)
+        thread = await world.one("SELECT lease, next_at <= now() AS due FROM listener.thread")
+        assert (thread["lease"], thread["due"]) == (None, True if state == "waiting" else None)
+
+
+async def test_once_perhaps_sent_it_is_never_called_rejected(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await one_message(world, if_unsure="resend")
+        await tell(world, await permit(world), GONE)
+        await world.db.execute("UPDATE listener.message SET due_at = now()")
+        await world.db.execute("UPDATE listener.thread SET next_at = now()")
+        await tell(world, await permit(world), NO)
+        row = await world.one("SELECT state, reason, attempts, unsure FROM listener.message")
+        assert row == {"state": "unknown", "reason": "refused by the gateway: no", "attempts": 2, "unsure": 1}
+
+
+async def test_an_answer_to_the_first_of_two_permits_saves_the_second(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await one_message(world, if_unsure="resend")
+        first = await permit(world)
+        await tell(world, first, GONE)
+        assert (await world.one("SELECT state FROM listener.message"))["state"] == "waiting"
+        await tell(world, first, YES)
+        assert await world.states() == {"text": "accepted"}
+        assert (await world.one("SELECT next_at, ticket_id FROM listener.thread")) == {"next_at": None, "ticket_id": 7}
+
+
+async def test_what_stops_the_account_costs_no_place_in_the_thread(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await one_message(world)
+        await world.db.execute(
+            "UPDATE listener.message SET order_at = now() - interval '1 h', due_at = now() - interval '1 h'"
+        )
+        before = await world.one("SELECT order_at FROM listener.message")
+        await tell(world, await permit(world), LATE)
+        assert await world.one("SELECT order_at FROM listener.message") == before
+
+
+async def test_a_resend_gives_up_its_place_after_max_block(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await one_message(world, if_unsure="resend")
+        await world.db.execute(
+            "UPDATE listener.message SET order_at = now() - interval '1 h', due_at = now() - interval '1 h'"
+        )
+        await tell(world, await permit(world), GONE)
+        row = await world.one("SELECT order_at > now() AS behind, due_at - now() AS wait FROM listener.message")
+        assert row["behind"]
+        assert 0 < row["wait"].total_seconds() <= settling.RESEND_BACKOFF.longest * 2
