@@ -102,6 +102,20 @@ async def act(
     return deed
 
 
+async def muted(conn: Connection, watch: str | None) -> int:
+    """How many changes were kept out of the normal flow by `listener.mute`."""
+    row = await (await conn.execute(SQL["muted"], {"watch": watch})).fetchone()
+    return int(row["n"]) if row else 0
+
+
+async def release_muted(conn: Connection, watch: str | None, *, by: str, reason: str | None) -> int:
+    """Lets muted changes go their normal way, as if they were made just now; those past `expires` make no SMS."""
+    async with conn.transaction():
+        released = (await conn.execute(SQL["release_muted"], {"watch": watch})).rowcount
+        await audit(conn, by, "release muted", {"watch": watch} if watch else {}, released, reason)
+    return released
+
+
 async def _do(conn: Connection, query: str, args: Mapping[str, Any], deed: Deed) -> None:
     rows = await (await conn.execute(SQL[query], args)).fetchall()
     deed.done |= {row["id"]: State(row["state"]) for row in rows}

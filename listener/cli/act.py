@@ -34,7 +34,11 @@ def _verb(verb: Verb) -> click.Command:
     @output_option
     @asynchronous
     async def command(ids: tuple[int, ...], reason: str | None, yes: bool, output: str, **options: Any) -> None:
+        muted = options.pop("muted", False)
         filters = chosen(options)
+        if muted:
+            await _release_muted(ids, filters, reason, yes=yes, output=output)
+            return
         if bool(ids) == bool(filters):
             raise UsageError("name the messages: either by their ids or by filters such as --rule and --state")
         settings = read_settings()
@@ -54,20 +58,39 @@ def _verb(verb: Verb) -> click.Command:
             raise SystemExit(1)
 
     assert isinstance(command, click.Command)
+    if verb is Verb.RELEASE:
+        muted = "Let go of changes made under `listener.mute` instead; with --watch only of one watch."
+        command.params.append(click.Option(["--muted"], is_flag=True, help=muted))
     return command
 
 
-def _confirm(what: str, states: "Counter[str]", *, yes: bool) -> None:
+async def _release_muted(
+    ids: tuple[int, ...], filters: dict[str, object], reason: str | None, *, yes: bool, output: str
+) -> None:
+    if ids or set(filters) - {"watch"}:
+        raise UsageError("--muted is about changes, not messages: only --watch can go with it")
+    watch = str(filters["watch"]) if "watch" in filters else None
+    async with await connect(read_settings(), "act") as conn:
+        if n := await interventions.muted(conn, watch):
+            _confirm("release", Counter({"muted": n}), yes=yes, things="changes")
+            n = await interventions.release_muted(conn, watch, by=await pauses.who(conn), reason=reason)
+    if output == "json":
+        print_json({"verb": "release", "changed": n, "ids": [], "skipped": []})
+    else:
+        click.echo(f"release: {n} muted changes")
+
+
+def _confirm(what: str, states: "Counter[str]", *, yes: bool, things: str = "messages") -> None:
     """Shows how many and asks, on a terminal. Raises `UsageError` where nobody can answer."""
     counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
     warning = (
         " (unknown ones were perhaps sent: a second SMS is possible)" if what == "retry" and states["unknown"] else ""
     )
-    click.echo(f"{what} {states.total()} messages: {counts}{warning}", err=True)
+    click.echo(f"{what} {states.total()} {things}: {counts}{warning}", err=True)
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"{what}: nobody is there to confirm {states.total()} messages; add --yes")
+        raise UsageError(f"{what}: nobody is there to confirm {states.total()} {things}; add --yes")
     click.confirm("go on?", abort=True, err=True)
 
 

@@ -256,3 +256,22 @@ async def test_on_a_terminal_the_count_is_shown_and_asked_about(
         assert b"cancel 1 messages: 1 waiting" in asked
         assert process.returncode == code
         assert await state(world, "one") == left
+
+
+async def test_muted_changes_are_released_by_a_person_in_their_order(database: str) -> None:
+    async with open_world(database) as world:
+        async with world.db.transaction():
+            await world.db.execute("SET LOCAL listener.mute = 'import'")
+            await world.notes([("a", "first"), ("a", "second")])
+        await world.once()
+        assert world.arrived() == []
+        asked = await say(world, "release", "--muted")
+        assert (asked.code, await world.rows("SELECT FROM listener.outbox")) == (2, [])
+        assert (await say(world, "release", "--muted", "--watch", "other", "--yes")).out == "release: 0 muted changes\n"
+        assert (await say(world, "release", "--muted", "--rule", "note", "--yes")).code == 2
+        done = await say(world, "release", "--muted", "--yes", "--reason", "they want it after all")
+        assert (done.code, done.out) == (0, "release: 2 muted changes\n")
+        await world.once()
+        assert world.arrived() == ["first", "second"]
+        audit = await world.one("SELECT verb, count, reason FROM listener.audit WHERE count > 0")
+        assert audit == {"verb": "release muted", "count": 2, "reason": "they want it after all"}
