@@ -20,6 +20,7 @@ from listener.web.messages_page import Messages
 from listener.web.metrics import Metrics
 from listener.web.overview_page import Overview
 from listener.web.page import HERE, LANGUAGE_COOKIE, render, wants_part
+from listener.web.rules_page import RulePages
 from listener.web.store import Store
 from listener.web.texts import LANGUAGES
 
@@ -79,6 +80,11 @@ def make_app(settings: Settings, health: Health | None = None) -> web.Applicatio
     app.router.add_get("/audit", hand.audit)
     for verb, deed in (("pause", hand.pause), ("resume", hand.resume), ("release", hand.release)):
         app.router.add_post(f"/interventions/{verb}", deed)
+    rules = RulePages(settings, store)
+    app.router.add_get("/rules", rules.page)
+    app.router.add_get("/rules/{name}", rules.one)
+    app.router.add_post("/rules/{name}/try", rules.try_out)
+    app.router.add_post("/rules/{name}/replay", rules.replay)
     metrics = Metrics(store, overview, settings.mode, health)
     app.on_shutdown.append(metrics.close)
     app.router.add_get("/metrics", metrics.page)

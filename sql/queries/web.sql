@@ -132,3 +132,15 @@ SELECT state, sum(n)::bigint AS n, sum(parts)::bigint AS parts FROM listener.tal
 -- name: stopped_accounts
 SELECT name, CASE WHEN stopped_until > clock_timestamp() THEN 'person' WHEN streak > 0 THEN pause_kind END AS kind
   FROM listener.account;
+
+-- name: fleet_rules
+SELECT rules_version, loaded_at, faults FROM listener.fleet;
+
+-- name: versions
+SELECT version, loaded_at, source FROM listener.rules WHERE version <= %(upto)s ORDER BY version DESC LIMIT %(limit)s;
+
+-- name: recent_keys
+-- Keys of a watch's newest changes, to choose a real row from.
+SELECT DISTINCT ON (key) key FROM (
+    SELECT key FROM (SELECT watch, key FROM listener.change ORDER BY id DESC LIMIT 500) AS c WHERE watch = %(watch)s LIMIT 200) AS k
+ ORDER BY key LIMIT 30;

@@ -1,0 +1,206 @@
+"""The rules in force, and a playground: what another text or condition would send. The file stays the truth: nothing
+here writes it, the edited lines are there to be copied."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aiohttp import web
+
+from listener.database import Connection, connect
+from listener.errors import ListenerError, RulesError
+from listener.preview import Rows, preview, row_by_key, rows_of
+from listener.replay import replay
+from listener.rules import load, parse
+from listener.rules.ruleset import RuleSet, compile_rules
+from listener.settings import Settings
+from listener.text import GSM_BASIC, GSM_EXTENSION, Accents, count, unaccent
+from listener.web import store
+from listener.web.access import SESSION
+from listener.web.page import render
+from listener.web.rule_edit import BeyondEditError, edited, parts_of, snippet
+from listener.web.store import Store
+
+_VERSIONS = 20
+_FILE = "rules.yaml"
+_REPLAY_DAYS = (1, 3, 7)
+# a replay that takes longer is given up; seconds
+_REPLAY_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """When a rule became what it is; `version` None when it was so already in the oldest version looked at."""
+
+    version: int | None
+    at: datetime | None
+
+
+class RulePages:
+    """Answers `/rules`, `/rules/{name}` and its trials."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._changed: tuple[int, Mapping[str, Changed]] = (0, {})
+        self._replaying = asyncio.Lock()
+
+    async def page(self, request: web.Request) -> web.Response:
+        since = datetime.now(UTC) - timedelta(hours=24)
+        async with self._store.reading() as conn:
+            rules = await self._store.rules(conn)
+            ended = await store.rows(conn, "by_rule", {"since": since})
+            now = await store.rows(conn, "unfinished_by_rule")
+            fleet = await store.first(conn, "fleet_rules")
+            changed = await self._changes(conn, rules)
+        counts: dict[str, dict[str, int]] = {}
+        for row in (*ended, *now):
+            counts.setdefault(row["rule"], {})[row["state"]] = row["n"]
+        return render(
+            request,
+            "rules.html",
+            rules=list(rules.rules.rules.values()) if rules else [],
+            counts=counts,
+            changed=changed,
+            fleet=fleet,
+            daemon_mode=self._settings.mode.value,
+        )
+
+    async def one(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        async with self._store.reading() as conn:
+            rules, source = await self._known(conn, name)
+            keys = [r["key"] for r in await store.rows(conn, "recent_keys", {"watch": rules.rules.rules[name].on})]
+        beyond = None
+        try:
+            text, when = parts_of(source, name)
+        except BeyondEditError as error:
+            text, when, beyond = rules.rules.rules[name].text, rules.rules.rules[name].when or "", str(error)
+        return render(
+            request, "rule.html", rule=rules.rules.rules[name], text=text, when=when, keys=keys, beyond=beyond,
+            days=_REPLAY_DAYS, source=snippet(source, name) if beyond is None else None,
+        )  # fmt: skip
+
+    async def try_out(self, request: web.Request) -> web.Response:
+        """What the rule, as edited, would send for a row; a part of the page."""
+        name, form = request.match_info["name"], await request.post()
+        async with self._store.reading() as conn:
+            _, source = await self._known(conn, name)
+            shown: dict[str, Any] = {"faults": [], "said": None, "result": None, "yaml": None, "dropped": ""}
+            try:
+                new, shown["yaml"] = await self._edited(source, name, form)
+                if (rows := await _rows(conn, new, name, form)) is not None:
+                    shown["result"] = await preview(
+                        new,
+                        name,
+                        rows,
+                        key=str(form.get("key", "")).strip() or None,
+                        conn=conn,
+                        settings=self._settings,
+                    )
+            except RulesError as error:
+                shown["faults"] = error.faults
+            except ListenerError as error:
+                shown["said"] = str(error)
+        for message in (shown["result"] or {}).get("messages", []):
+            message |= _price(message["text"])
+        text = str(form.get("text", ""))
+        shown["dropped"] = "".join(sorted({c for c in text if c.isprintable() and not unaccent(c) and c != " "}))
+        return render(request, "try.html", lines=snippet(shown["yaml"], name) if shown["yaml"] else None, **shown)
+
+    async def replay(self, request: web.Request) -> web.Response:
+        """What the rule, as edited, would have sent of the last days, beside the rules in force."""
+        session = request[SESSION]
+        if session is None or not session.operates:
+            raise web.HTTPForbidden
+        name, form = request.match_info["name"], await request.post()
+        days = str(form.get("days", "1"))
+        since = datetime.now(UTC) - timedelta(days=int(days) if days in map(str, _REPLAY_DAYS) else 1)
+        async with self._store.reading() as conn:
+            old, source = await self._known(conn, name)
+        said, faults, report = None, [], None
+        try:
+            new, _ = await self._edited(source, name, form)
+            async with self._replaying:
+                # On a loop of its own: thousands of changes must not hold up what is being sent.
+                report = await asyncio.to_thread(asyncio.run, _replayed(self._settings, new, old, name, since))
+        except RulesError as error:
+            faults = error.faults
+        except ListenerError as error:
+            said = str(error)
+        except TimeoutError:
+            said = "it takes too long; use `listener replay`"
+        return render(request, "replayed.html", report=report, faults=faults, said=said)
+
+    async def _known(self, conn: Connection, name: str) -> tuple[RuleSet, str]:
+        """The rules in force and their text. Raises `HTTPNotFound` for a rule that is not among them."""
+        rules = await self._store.rules(conn)
+        if rules is None or name not in rules.rules.rules:
+            raise web.HTTPNotFound
+        found = await store.first(conn, "rule_source", {"version": rules.version})
+        return rules, found["source"]
+
+    async def _edited(self, source: str, name: str, form: Mapping[str, Any]) -> tuple[RuleSet, str]:
+        text, when = (str(form.get(part, "")).replace("\r\n", "\n") for part in ("text", "when"))
+        new = edited(source, name, text, when.strip())
+        return await asyncio.to_thread(_compiled, new), new
+
+    async def _changes(self, conn: Connection, rules: RuleSet | None) -> Mapping[str, Changed]:
+        if rules is None:
+            return {}
+        if self._changed[0] != rules.version:
+            versions = await store.rows(conn, "versions", {"upto": rules.version, "limit": _VERSIONS})
+            self._changed = rules.version, await asyncio.to_thread(last_changes, versions)
+        return self._changed[1]
+
+
+def last_changes(versions: "list[dict[str, Any]]") -> dict[str, Changed]:
+    """For each rule of the newest version when it became what it is; `versions` newest first."""
+    read: list[Mapping[str, Any]] = []
+    for row in versions:
+        try:
+            found = load(row["source"], _FILE).data["rules"]
+        except (RulesError, KeyError, TypeError):
+            break
+        read.append(found)
+    changes: dict[str, Changed] = {}
+    for name, rule in (read[0] if read else {}).items():
+        same = next((n for n, older in enumerate(read) if older.get(name) != rule), None)
+        known = same is not None or len(read) < _VERSIONS
+        place = (same if same is not None else len(read)) - 1
+        changes[name] = Changed(
+            version=versions[place]["version"] if known else None, at=versions[place]["loaded_at"] if known else None
+        )
+    return changes
+
+
+async def _rows(conn: Connection, rules: RuleSet, name: str, form: Mapping[str, Any]) -> Rows | None:
+    """The row that was typed, else the one of the key; None when neither was given. Raises `ListenerError`."""
+    typed, key = str(form.get("row", "")).strip(), str(form.get("key", "")).strip()
+    if typed:
+        return rows_of(typed)
+    return await row_by_key(conn, rules, rules.rules.rules[name].on, key) if key else None
+
+
+def _compiled(source: str) -> RuleSet:
+    return compile_rules(parse(source, _FILE))
+
+
+def _price(text: str | None) -> dict[str, Any]:
+    """What makes an SMS dear: its class, its length, and the characters that put it there."""
+    if not text:
+        return {"accented": False, "length": 0, "dear": ""}
+    accented = count(text).accents is Accents.ACCENTED
+    plain = {c for c in GSM_BASIC | GSM_EXTENSION if c.isascii()}
+    return {"accented": accented, "length": len(text), "dear": "".join(sorted(set(text) - plain))}
+
+
+async def _replayed(settings: Settings, new: RuleSet, old: RuleSet, name: str, since: datetime) -> Mapping[str, Any]:
+    """The part of a replay's report that is about one rule. Raises `TimeoutError`, `ListenerError`."""
+    async with asyncio.timeout(_REPLAY_S), await connect(settings, "page replay") as conn:
+        shape = (await replay(conn, settings, new, old, since)).shape()
+    nothing = {"sms": 0, "parts": 0, "people": 0, "unfit": 0, "reasons": {}}
+    found: Mapping[str, Any] = shape["rules"].get(name, {"new": nothing, "in_force": nothing})
+    return {"changes": shape["changes"], **found}

@@ -1,0 +1,75 @@
+"""The rules and the playground: what another text would send, told while it is typed; nothing is sent or written."""
+
+import html
+
+from tests.support.browser import VIEW, page_of
+from tests.support.world import open_world
+
+
+async def test_the_playground_shows_what_would_be_sent_and_sends_nothing(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        await world.note("DH1", "it is here", phone="0912 345 678")
+        await world.settled()
+        before = world.settings.rules.read_text()
+        page = html.unescape((await somebody.get("/rules/note")).text)
+        assert "{{ new.body }}" in page
+        assert "DH1" in page
+        for form, said in (
+            ({"key": "DH1", "text": "{{ new.body }}!"}, ("sẽ gửi", "0912345678", "it is here!", "GSM-7")),
+            ({"key": "DH1", "text": "x", "when": "new.body == 'no'"}, ("không gửi", "when: \"new.body == 'no'\"")),
+            (
+                {"row": '{"topic": "a", "body": "b", "phone": "12", "ticket_id": null}', "text": "x"},
+                ("sẽ bị từ chối", "10 chữ số"),
+            ),
+            ({"key": "DH1", "text": "{{ new.nothing }}"}, ("nothing",)),
+            ({"key": "DH1", "text": "{{ 7 *"}, ("note bad",)),
+            ({"key": "DH1", "text": "{{ ''.__class__ }}"}, ("note bad",)),
+            ({"key": "absent", "text": "x"}, ("absent",)),
+            ({"row": "{", "text": "x"}, ("JSON",)),
+            ({"key": "DH1", "text": "dấu 😀"}, ("Ký tự bị bỏ", "😀")),
+            ({"text": "x"}, ("Chọn một mã",)),
+        ):
+            answer = await somebody.post("/rules/note/try", {"when": "", **form})
+            assert answer.status == 200, form
+            for words in said:
+                assert words in html.unescape(answer.text), (form, words)
+        assert world.arrived() == ["it is here"]
+        assert world.settings.rules.read_text() == before
+        assert (await somebody.post("/rules/absent/try", {"text": "x"})).status == 404
+        assert (await somebody.get("/rules/absent")).status == 404
+
+
+async def test_a_replay_of_the_last_days_shows_both_sides(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        await world.notes([(f"t{n}", f"n{n}") for n in range(5)])
+        await world.settled()
+        form = {"text": "{{ new.body }}", "when": "new.body != 'n0'", "days": "1"}
+        answer = html.unescape((await somebody.post("/rules/note/replay", form)).text)
+        assert "5 thay đổi" in answer
+        assert '<td class="n">5</td><td class="n">4</td>' in answer
+        assert len(world.arrived()) == 5
+
+
+async def test_rules_show_counts_last_change_and_the_files_faults(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        await world.note("a", "one")
+        await world.note("b", "bad", phone="1")
+        await world.settled()
+        page = html.unescape((await somebody.get("/rules")).text)
+        assert "<b>1</b> đã gửi, <b>1</b> bị từ chối" in page
+        assert "phiên bản 1" in page
+        world.use_rules(world.settings.rules.read_text().replace("to: new.phone", "too: new.phone"))
+        await world.until("SELECT faults <> '[]' FROM listener.fleet")
+        page = html.unescape((await somebody.get("/rules")).text)
+        assert "too" in page
+        assert "Tệp quy tắc có lỗi" in page
+
+
+async def test_those_who_may_only_look_try_but_see_no_whole_phone_and_replay_nothing(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world, VIEW) as somebody:
+        await world.note("DH1", "it is here", phone="0912345678")
+        await world.settled()
+        tried = await somebody.post("/rules/note/try", {"key": "DH1", "text": "x", "when": ""})
+        assert "091***678" in tried.text
+        assert "0912345678" not in tried.text
+        assert (await somebody.post("/rules/note/replay", {"text": "x", "when": ""})).status == 403
