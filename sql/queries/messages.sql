@@ -142,9 +142,9 @@ WITH armed AS (
               CASE WHEN m.created_at < clock_timestamp() - make_interval(secs => %(late)s::float8) THEN m.recheck END AS recheck
 ), permit AS (
     INSERT INTO listener.attempt (message_id, n, leased_at, lease, replica, ticket_sent)
-    SELECT id, permits, now(), %(lease)s, %(replica)s, ticket_sent FROM armed
+    SELECT id, permits, statement_timestamp(), %(lease)s, %(replica)s, ticket_sent FROM armed
 )
-SELECT armed.*, %(lease)s::bigint AS lease, now() AS leased_at FROM armed;
+SELECT armed.*, %(lease)s::bigint AS lease, statement_timestamp() AS leased_at FROM armed;
 
 -- name: let_go
 -- Claimed threads in which nothing could be armed go back into the queue, or out of it.
