@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
+import psycopg
 import structlog
 
 from listener import limits, messages
@@ -45,6 +46,9 @@ PATIENCE = 5
 
 Notice = Callable[[Change, Sequence[Verdict]], None]
 
+# What the database says of a value that it will never take: a key too long for an index, a text that is none
+_POISON = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
+
 
 class Matcher:
     """Matches the outbox against the rules in force; several may run, one works at a time."""
@@ -66,6 +70,7 @@ class Matcher:
         self._lookups = Lookups(settings)
         self._promise = Promise(self._link)
         self._batch = BATCH
+        self._taken: Sequence[Change] = ()
         self._failures = 0
         self._said = False
         # when it last looked and the database answered
@@ -138,6 +143,14 @@ class Matcher:
 
     async def look(self) -> int | None:
         """Matches one batch; returns the number of changes, None when another replica is at it."""
+        try:
+            return await self._look()
+        except _POISON as error:
+            # On a new connection: after an error in a pipeline the driver is wrong about what is prepared.
+            await self._narrow(error)
+            return 1
+
+    async def _look(self) -> int | None:
         rules = self._book.current
         async with self._link.use(30.0) as conn:
             async with conn.pipeline():
@@ -154,7 +167,7 @@ class Matcher:
                     await self._book.follow(newer)
                     return 1
                 return 0 if lock["mine"] else None
-            changes = [_change(row) for row in rows]
+            changes = self._taken = [_change(row) for row in rows]
             found = await self._find(rules, changes)
             groups = await limits.open_groups(conn, rules, changes)
             planned = plan(rules, changes, found, groups, rows[0]["now"], self._settings.mode)
@@ -171,6 +184,19 @@ class Matcher:
             for change, said in zip(changes, planned.verdicts, strict=True):
                 self._on_change(change, said)
         return len(changes)
+
+    async def _narrow(self, error: Exception) -> None:
+        """One of the changes taken last can never be written down: find out which, and set it aside with a note."""
+        if len(self._taken) != 1:
+            self._batch = max(1, len(self._taken) // 4)
+            return
+        (change,) = self._taken
+        log.error("change_set_aside", change=change.id, watch=change.watch, error=type(error).__name__)
+        note = f"could not be made into messages ({type(error).__name__})"
+        # Only where it still is: another replica may have been at it since.
+        async with self._link.use() as conn:
+            args = {"id": change.id, "note": note, "version": self._book.current.version}
+            await conn.execute(SQL["set_aside"], args)
 
     async def _find(self, rules: RuleSet, changes: Sequence[Change]) -> list[Found]:
         found: list[Found] = [{} for _ in changes]

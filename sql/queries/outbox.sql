@@ -10,6 +10,14 @@ SELECT EXISTS (SELECT FROM listener.outbox) AS anything;
 SELECT id, watch, op, key, old, new, at, now() AS now FROM listener.outbox
  WHERE current_setting('listener.matcher', true) = 'true' ORDER BY id LIMIT %(limit)s;
 
+-- name: set_aside
+-- Moves a change that nothing can be made of to the history, where its key has to fit into an index.
+WITH gone AS (
+    DELETE FROM listener.outbox WHERE id = %(id)s RETURNING *
+)
+INSERT INTO listener.change (id, watch, op, key, old, new, at, matched_at, note, rules_version)
+SELECT id, watch, op, left(key, 500), old, new, at, clock_timestamp(), %(note)s, %(version)s FROM gone;
+
 -- name: done
 -- Moves matched changes to the history.
 WITH gone AS (
