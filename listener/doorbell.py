@@ -108,6 +108,7 @@ class Promise:
         self._link = link
         self._until = 0.0
         self._signed = 0.0
+        self._late = False
 
     @property
     def given(self) -> bool:
@@ -129,7 +130,7 @@ class Promise:
             await conn.execute(SQL["promise"], {"ms": 0})
             # In a transaction of its own, begun after the other's end: whoever still read the old promise is below it.
             row = await (await conn.execute(SQL["horizon"], {})).fetchone()
-        self._until, self._signed = 0.0, monotonic()
+        self._until, self._signed, self._late = 0.0, monotonic(), False
         assert row is not None
         return int(row["horizon"])
 
@@ -142,11 +143,12 @@ class Promise:
     async def sign_of_life(self) -> bool:
         """Somebody is there to be rung; written every few seconds, and never over a promise that holds.
 
-        Returns False when the last one came too late, so that changes may have been made without a ring: `lapse`.
+        Returns False when one came too late, so that changes may have been made without a ring, until `lapse`.
         """
-        if monotonic() - self._signed < SIGN_OF_LIFE:
-            return True
-        async with self._link.use() as conn:
-            row = await (await conn.execute(SQL["alive"], {})).fetchone()
-        self._signed = monotonic()
-        return bool(row and not row["silent"])
+        if monotonic() - self._signed >= SIGN_OF_LIFE:
+            async with self._link.use() as conn:
+                row = await (await conn.execute(SQL["alive"], {})).fetchone()
+            assert row is not None
+            self._signed = monotonic()
+            self._late |= row["silent"]
+        return not self._late

@@ -120,6 +120,9 @@ async def test_a_sign_of_life_does_not_end_a_promise_that_another_replica_gave(w
 async def test_a_sign_of_life_that_comes_too_late_says_so(world: World, promise: Promise) -> None:
     await set_promise(world.db, -11_000)
     assert not await promise.sign_of_life()
+    assert not await promise.sign_of_life(), "until it has been made good"
+    await promise.lapse()
+    assert await promise.sign_of_life()
 
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
