@@ -5,9 +5,14 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from listener import migrations, queries
 from listener.simulator.postgres import Server
+
+# How long an example takes says something about the machine, not about the code.
+settings.register_profile("listener", deadline=None)
+settings.load_profile("listener")
 
 _numbers = itertools.count(1)
 
