@@ -8,7 +8,7 @@ from math import ceil, log10
 from markupsafe import Markup
 
 _WIDTH, _HEIGHT = 720, 190
-_LEFT, _BOTTOM, _TOP = 44, 22, 8
+_LEFT, _BOTTOM, _TOP = 44, 22, 16
 _TICKS = 3
 
 

@@ -3,8 +3,15 @@
 // a person is reading with the pointer.
 
 (() => {
-  const FALLBACK_MS = 10000;
+  const FALLBACK_MS = 5000;
   let open = false;
+
+  // What a person has opened stays open, and what they are filling in is not touched.
+  Idiomorph.defaults.ignoreActiveValue = true;
+  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, element) =>
+    !(name === "open" && element.tagName === "DETAILS");
+  Idiomorph.defaults.callbacks.beforeNodeMorphed = (old) =>
+    !(old.tagName === "DETAILS" && old.open && old.classList.contains("deed"));
 
   const live = () => document.getElementById("live");
   const note = () => document.getElementById("cut");

@@ -1,0 +1,235 @@
+"""Every page in both languages, on a desk and on a phone, in light and dark: photographed, judged, used by a person."""
+
+import asyncio
+
+import pytest
+
+from listener.simulator.gateway import Break, Fault, Moment
+from tests.pages.conftest import Visit, visit
+from tests.support.browser import ADMIN, VIEW
+from tests.support.world import World, open_world, rules_text
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> {{7*7}} javascript:alert(3) " + "W" * 300
+SERVICE = {"admin_token": ADMIN, "view_token": VIEW}
+
+
+async def business(world: World) -> None:
+    """Something of each kind to show: sent, rejected, unclear, held, paused, and what a stranger might write."""
+    world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), content="lost", times=1))
+    await world.notes([(f"DH{1000 + n}", f"ACME: Don DH{1000 + n} da duoc xac nhan. LH 19001234") for n in range(30)])
+    await world.note("DH2001", "ACME: Don DH2001 da giao xong (lost)", phone="0912345678")
+    await world.note("DH2002", "ACME: Đơn DH2002 đang giao. LH 19001234", phone="024 3825 1234")
+    await world.note("DH2003", HOSTILE, phone="0903000003")
+    await world.settled()
+
+
+async def number(world: World, words: str) -> int:
+    return int((await world.one("SELECT id FROM listener.messages WHERE text LIKE %s", f"%{words}%"))["id"])
+
+
+@pytest.mark.parametrize(("screen", "scheme", "language"), [("desktop", "light", "vi"), ("phone", "dark", "en")])
+async def test_every_page_fits_is_accessible_and_asks_nobody_else(
+    erp_database: str, screen: str, scheme: str, language: str
+) -> None:
+    async with open_world(erp_database) as world, world.service(**SERVICE) as service:
+        await business(world)
+        async with visit(service.address, screen, scheme, language) as seen:
+            await seen.open("/login")
+            wrong = await seen.faults()
+            await seen.photograph(f"login-{language}-{scheme}")
+            await seen.login()
+            await seen.page.wait_for_selector("#needs")
+            unclear, bad, hostile = [await number(world, w) for w in ("lost", "DH2002", "<script>")]
+            for name, path in (
+                ("overview", "/"),
+                ("messages", "/messages"),
+                ("search", "/messages?q=0912345678"),
+                ("nothing", "/messages?q=khong-co"),
+                ("unclear", f"/messages/{unclear}"),
+                ("rejected", f"/messages/{bad}"),
+                ("hostile", f"/messages/{hostile}"),
+                ("story", f"/messages/{unclear}/story"),
+                ("rules", "/rules"),
+                ("rule", "/rules/note"),
+                ("interventions", "/interventions"),
+                ("audit", "/audit"),
+                ("absent", "/nothing"),
+            ):
+                await seen.open(path)
+                if name == "rule":
+                    await seen.page.wait_for_selector("#result .bubble")
+                await seen.photograph(f"{name}-{language}-{scheme}")
+                wrong += [f"{name}: {fault}" for fault in await seen.faults()]
+            # that a page is absent is said by its status, which a browser tells its console
+            seen.wrong[:] = [w for w in seen.wrong if "404" not in w]
+            assert wrong == []
+
+
+async def test_a_person_finds_an_unclear_message_and_sends_it_again(erp_database: str) -> None:
+    async with open_world(erp_database) as world, world.service(**SERVICE) as service:
+        await business(world)
+        async with visit(service.address) as seen:
+            await seen.login()
+            page = seen.page
+            await page.click(".needs a[href*='state=unknown']")
+            await page.click(".list a.row")
+            await page.click("summary:has-text('Chưa tới khách')")
+            await page.fill("details[open] [name=reason]", "khách báo chưa nhận")
+            await page.click("details[open] button")
+            await page.wait_for_selector(".note.good")
+            await page.wait_for_selector(".st-accepted")
+            await seen.photograph("sent-again")
+            assert len([text for text in world.arrived() if "lost" in text]) == 2
+            await page.click("nav a[href='/audit']")
+            assert "page/Lan" in await page.inner_text("main")
+
+
+async def test_lists_move_by_themselves_and_leave_a_person_in_peace(erp_database: str) -> None:
+    async with open_world(erp_database) as world, world.service(**SERVICE) as service:
+        await business(world)
+        async with visit(service.address) as seen:
+            await seen.login()
+            page = seen.page
+            await page.click("summary")
+            await world.note("DH2999", "ACME: tin truoc")
+            await page.wait_for_selector(".tile:first-child b:has-text('32')")
+            assert await page.locator("details[open] table").is_visible()
+            await seen.open("/messages")
+            await page.fill("[name=q]", "half a wor")
+            await page.focus(".list li:nth-child(12) a")
+            await page.evaluate("window.scrollTo(0, 400)")
+            before = await page.evaluate("document.activeElement.closest('li').id")
+            top = await page.evaluate("document.activeElement.getBoundingClientRect().top")
+            await world.note("DH3000", "ACME: tin moi")
+            await page.wait_for_selector(".said:has-text('tin moi')")
+            await page.wait_for_selector(".list li:first-child .st-accepted")
+            assert await page.evaluate("document.activeElement.closest('li').id") == before
+            assert abs(await page.evaluate("document.activeElement.getBoundingClientRect().top") - top) < 5
+            assert await page.input_value("[name=q]") == "half a wor"
+            # whoever marks words to copy them keeps them; what was missed comes when they let go
+            await page.evaluate("document.getSelection().selectAllChildren(document.querySelector('.list .said'))")
+            await world.note("DH3001", "ACME: tin sau")
+            await world.settled()
+            await asyncio.sleep(1.5)
+            assert await page.evaluate("document.getSelection().toString()") == "ACME: tin moi"
+            await page.evaluate("document.getSelection().removeAllRanges()")
+            await page.wait_for_selector(".said:has-text('tin sau')")
+
+
+async def test_works_when_the_stream_is_cut_and_says_so(erp_database: str) -> None:
+    async with open_world(erp_database) as world, world.service(**SERVICE) as service:
+        await business(world)
+        async with visit(service.address) as seen:
+            await seen.page.route("**/live", lambda route: route.abort())
+            await seen.login()
+            await seen.page.wait_for_selector("#cut:visible")
+            await world.note("DH3000", "ACME: tin moi")
+            await seen.open("/messages")
+            await world.note("DH3001", "ACME: tin sau")
+            await seen.page.wait_for_selector(".said:has-text('tin sau')", timeout=20_000)
+            await seen.page.unroute("**/live")
+            await seen.page.wait_for_selector("#cut", state="hidden", timeout=20_000)
+            # htmx tells the console of every cut
+            seen.wrong[:] = [w for w in seen.wrong if not w.startswith("console:")]
+
+
+async def test_pauses_and_resumes_by_keyboard_alone(erp_database: str) -> None:
+    async with (
+        open_world(erp_database) as world,
+        world.service(**SERVICE) as service,
+        visit(service.address, language="en") as seen,
+    ):
+        page, keys = seen.page, seen.page.keyboard
+        await seen.open("/login")
+        await keys.type(ADMIN)
+        await keys.press("Enter")
+        await page.wait_for_selector(".verdict")
+        await keys.press("Tab")
+        assert await page.evaluate("document.activeElement.className") == "skip"
+        await tab_to(seen, "a[href='/interventions']")
+        await keys.press("Enter")
+        await page.wait_for_selector("[name=target]")
+        await tab_to(seen, "[name=target]")
+        await keys.type("Everything")
+        await tab_to(seen, "[name=reason]")
+        await keys.type("by keyboard")
+        await keys.press("Enter")
+        await page.wait_for_selector(".needs form button")
+        assert len(await world.rows("SELECT * FROM listener.pause WHERE target = 'all'")) == 1
+        await seen.photograph("paused")
+        await tab_to(seen, ".needs form button")
+        await keys.press("Enter")
+        await page.wait_for_selector(".note.good")
+        assert await world.rows("SELECT * FROM listener.pause") == []
+
+
+async def tab_to(seen: Visit, selector: str) -> None:
+    """Presses Tab until the element has the focus, which must be visible."""
+    page = seen.page
+    for _ in range(60):
+        await page.keyboard.press("Tab")
+        if await page.evaluate("s => document.activeElement.matches(s)", selector):
+            assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+            return
+    raise AssertionError(f"Tab never reaches {selector}")
+
+
+async def test_the_playground_answers_as_one_types_and_replays(erp_database: str) -> None:
+    async with open_world(erp_database) as world, world.service(**SERVICE) as service:
+        await business(world)
+        async with visit(service.address) as seen:
+            await seen.login()
+            page = seen.page
+            await seen.open("/rules/note")
+            await page.wait_for_selector("#result .bubble")
+            await page.fill("[name=key]", "DH2001")
+            await page.fill("[name=text]", "Xin chào {{ new.topic }}")
+            await page.wait_for_selector("#result .bubble:has-text('DH2001')")
+            await page.fill("[name=text]", "Xin chào {{ new.topik }}")
+            await page.wait_for_selector("#result .note.bad, #result .st-rejected")
+            await page.fill("[name=text]", "{{ new.body }}")
+            await page.fill("[name=when]", "new.topic != 'DH1000'")
+            await page.click("details:has(#lines) summary")
+            await page.wait_for_selector('#lines:has-text("when: \\"new.topic != \'DH1000\'\\"")')
+            await page.click("button:has-text('Chạy lại')")
+            await page.wait_for_selector("#replayed table")
+            await seen.photograph("playground")
+
+
+async def test_a_brake_is_released_and_the_language_switched(erp_database: str) -> None:
+    rules = rules_text(defaults="brake: 3/h")
+    async with open_world(erp_database, rules=rules) as world, world.service(**SERVICE) as service:
+        await world.notes([(f"t{n}", f"n{n}") for n in range(9)])
+        await world.until("SELECT count(*) = 9 FROM listener.messages")
+        async with visit(service.address, "phone") as seen:
+            await seen.login()
+            await seen.photograph("braked")
+            await seen.page.click("button[lang=en]")
+            await seen.page.wait_for_selector("html[lang=en]")
+            await seen.page.click(".needs a[href='/interventions']")
+            await seen.page.click("summary:has-text('Release')")
+            await seen.photograph("brake")
+            await seen.page.click("details[open] button")
+            await seen.page.wait_for_selector(".note.good")
+            await world.settled()
+            assert len(world.arrived()) == 9
+
+
+async def test_those_who_may_only_look_see_no_buttons(erp_database: str) -> None:
+    async with open_world(erp_database) as world, world.service(**SERVICE) as service:
+        await business(world)
+        async with visit(service.address) as seen:
+            await seen.login(VIEW)
+            await seen.open(f"/messages/{await number(world, 'lost')}")
+            assert await seen.page.locator("main form").count() == 0
+            await seen.open("/interventions")
+            assert await seen.page.locator("main form").count() == 0
+            await seen.photograph("view-only")
+
+
+async def test_the_closed_page_says_how_to_open_it(erp_database: str) -> None:
+    async with open_world(erp_database) as world, world.service() as service, visit(service.address) as seen:
+        await seen.open("/")
+        assert "LISTENER_ADMIN_TOKEN" in await seen.page.inner_text("main")
+        await seen.photograph("closed")
+        seen.wrong[:] = [w for w in seen.wrong if "403" not in w]
