@@ -42,6 +42,8 @@ class Scene:
 
 
 async def _before_the_lease(scene: Scene) -> None:
+    while not scene.database.named(LEASE):
+        await asyncio.sleep(0.01)
     scene.database.switch(Mode.HOLD, Direction.UP, of=LEASE)
     await scene.world.note(scene.body, scene.body)
     await scene.world.until("SELECT count(*) = 1 FROM listener.message WHERE state = 'waiting'")

@@ -1,7 +1,9 @@
-"""F42, F50 to F52, F55: what stops an account stops it for everybody, costs no message, and ends by one probe.
+"""F42, F50 to F52, F54, F55: what stops an account stops it for everybody, costs no message, and ends by one probe.
 
 Waiting minutes is replaced by moving `paused_until` in the database.
 """
+
+import asyncio
 
 import pytest
 
@@ -97,10 +99,9 @@ async def test_a_lock_out_is_respected_by_everybody_through_every_restart(
         crashable.crash()
         crashable.start()
         await world.reconnect()
-        for _ in range(3):
-            await world.replica()
+        await asyncio.gather(world.replica(), world.replica())
         await fill(world, 30)
-        await world.until("SELECT count(*) = 4 FROM listener.replica")
+        await world.until("SELECT count(*) = 3 FROM listener.replica")
         assert len(world.gateway.state.requests) == 1
 
         # Its end, as our clock sees it: one probe of the whole fleet, which finds it goes on.
@@ -113,7 +114,7 @@ async def test_a_lock_out_is_respected_by_everybody_through_every_restart(
         await world.db.execute(OVER)
         await world.settled()
         await all_accepted_once(world)
-        assert [await replica.stop() for replica in world.replicas[1:]] == [0, 0, 0]
+        assert [await replica.stop() for replica in world.replicas[1:]] == [0, 0]
 
 
 async def test_a_lock_out_of_days_lasts_days(erp_database: str) -> None:
@@ -266,5 +267,17 @@ async def test_a_clock_that_is_set_back_does_not_lengthen_a_pause(erp_database: 
                 """UPDATE listener.account SET paused_at = now() + interval '2 h', next_slot = now() + interval '2 h',
                                                paused_until = now() + interval '2 h 1 s'"""
             )
+            await world.settled()
+        await all_accepted_once(world)
+
+
+async def test_slow_answers_do_not_slow_the_pace(erp_database: str) -> None:
+    """F54: as many requests are on their way as the rate and the answers' time need."""
+    async with open_world(erp_database, rules=rules_text(rate="50/s")) as world:
+        world.gateway.change(latency=2.5)
+        await world.notes([(f"order {n}", f"text {n}") for n in range(40)])
+        async with world.service():
+            await world.gateway.wait_until(lambda state: len(state.requests) == 40)
+            assert await world.rows("SELECT FROM listener.finished") == []
             await world.settled()
         await all_accepted_once(world)

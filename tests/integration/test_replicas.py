@@ -25,7 +25,7 @@ class Load:
         return self.rate * 5 // 4
 
 
-LOAD = Load(rate=12, changes=2000, threads=300) if LONG else Load(rate=60, changes=600, threads=300)
+LOAD = Load(rate=12, changes=2000, threads=300) if LONG else Load(rate=80, changes=400, threads=200)
 
 
 def strict(load: Load) -> GatewaySettings:
