@@ -1,0 +1,27 @@
+"""The least that turns a change into a POST: LISTEN, and send what the notification says. No outbox, no memory.
+
+The yardstick of the latency bench; arguments are the DSN, the URL to POST to and the token.
+"""
+
+import asyncio
+import json
+import sys
+
+import aiohttp
+import psycopg
+
+
+async def main(dsn: str, url: str, token: str) -> None:
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as http,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn,
+    ):
+        await conn.execute("LISTEN bare")
+        print("listening", flush=True)
+        async for notification in conn.notifies():
+            async with http.post(url, json=json.loads(notification.payload)) as answer:
+                await answer.read()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
