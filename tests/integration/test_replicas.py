@@ -6,6 +6,8 @@ import signal
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+import pytest
+
 from listener.simulator.gateway import GatewaySettings
 from tests.support.world import World, open_world, rules_text
 
@@ -68,6 +70,7 @@ def check(world: World, load: Load) -> None:
     assert most_in_a_second([request.at for request in world.gateway.state.requests]) <= load.limit
 
 
+@pytest.mark.timeout(600 if LONG else 120)
 async def test_three_replicas_share_the_work(erp_database: str) -> None:
     async with open_world(erp_database, gateway=strict(LOAD), rules=rules_text(rate=f"{LOAD.rate}/s")) as world:
         await asyncio.gather(*(world.replica() for _ in range(3)))
