@@ -68,6 +68,7 @@ class Lookups:
     async def _one_lookup(
         self, conn: Connection, name: str, query: str, changes: Sequence[Change], *, patient: bool
     ) -> Sequence[Row | Missing]:
+        known = query in self._batched
         try:
             return await self._batch(conn, name, query, [change.row for change in changes])
         except LOST[1]:
@@ -77,7 +78,9 @@ class Lookups:
                 raise
             if isinstance(error, _PASSING) and patient:
                 raise PassingLookupError(f"lookup {name}: {type(error).__name__}") from None
-            if len(changes) > 1:
+            # The tables may have changed since the types were asked for.
+            self._batched.pop(query, None)
+            if known or len(changes) > 1:
                 # One bad value spoils a batch; alone, it spoils only its own change.
                 return [(await self._one_lookup(conn, name, query, [c], patient=patient))[0] for c in changes]
             return [Missing(f"lookup {name} failed ({type(error).__name__}, {error.sqlstate})")]
@@ -115,7 +118,7 @@ async def batched(conn: Connection, query: str) -> tuple[bytes, tuple[str, ...]]
     row = await (await conn.execute(SQL["parameter_types"], prepare=False)).fetchone()
     await conn.execute(SQL["forget"], prepare=False)
     types = row["types"] if row else []
-    casts = {name: f"_change.p{n}::{kind}" for n, (name, kind) in enumerate(zip(names, types, strict=True))}
+    casts = {name: _cast(f"_change.p{n}", kind) for n, (name, kind) in enumerate(zip(names, types, strict=True))}
     inner = _PLACEHOLDER.sub(lambda m: casts[m[1]] if m[1] else "%%", query)
     arrays = ", ".join(["%s::integer[]", *["%s::text[]"] * len(names)])
     aliases = ", ".join(["place", *(f"p{n}" for n in range(len(names)))])
@@ -123,6 +126,14 @@ async def batched(conn: Connection, query: str) -> tuple[bytes, tuple[str, ...]]
     # Admins write this SQL; it runs read-only, and only names of ours are put around it.
     statement = f"SELECT _change.place, _found.* FROM {batch} CROSS JOIN LATERAL (\n{inner}\n) AS _found"  # noqa: S608
     return statement.encode(), names
+
+
+def _cast(value: str, kind: str) -> str:
+    """SQL that makes a `kind` of a text; an array was captured as JSON."""
+    if not kind.endswith("[]"):
+        return f"{value}::{kind}"
+    elements = f"SELECT jsonb_array_elements_text({value}::jsonb)"
+    return f"CASE WHEN {value} IS NOT NULL THEN ARRAY({elements})::{kind} END"
 
 
 def as_text(value: Any) -> str | None:
