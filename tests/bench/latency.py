@@ -28,6 +28,8 @@ CREATE TRIGGER tell AFTER INSERT ON public.bare FOR EACH ROW EXECUTE FUNCTION pu
 """
 # seconds between changes: at least and at most, long enough for the daemon to fall asleep again
 PAUSE = (0.03, 0.25)
+# changes before those that count: they make connections
+WARM_UP = 3
 PATIENCE = 10.0
 
 
@@ -51,7 +53,7 @@ class Arrival:
 
 
 def run(*, short: bool) -> Report:
-    return asyncio.run(_run(10 if short else 200))
+    return asyncio.run(_run(5 if short else 200))
 
 
 async def _run(changes: int) -> Report:
@@ -65,12 +67,11 @@ async def _run(changes: int) -> Report:
         async with open_world(dsn, rules=rules, on_request=arrival, schema=f"{NOTES};\n{BARE}") as world:
             await world.replica()
             async with _bare_script(world):
-                for number in range(changes + 5):
+                for number in range(-WARM_UP, changes):
                     for who in ms:
                         await asyncio.sleep(random.uniform(*PAUSE))
                         taken = await arrival.after(partial(_change, world, who, number))
-                        # the first few make connections
-                        if number >= 5:
+                        if number >= 0:
                             ms[who].append(taken)
     finally:
         await asyncio.to_thread(server.close)
