@@ -102,6 +102,22 @@ async def act(
     return deed
 
 
+async def arrived(conn: Connection, number: int, *, by: str, reason: str | None) -> bool:
+    """Closes an unclear message that did arrive, as a person knows: it is accepted and never sent again.
+
+    False when it is not unclear any more.
+    """
+    words = mask_numbers(reason)
+    args = {"ids": [number], "note": f"it did arrive, says {by}" + (f": {words}" if words else "")}
+    async with conn.transaction():
+        await conn.execute(SQL["my_turn"], {})
+        threads = [row["id"] for row in await (await conn.execute(SQL["lock_threads"], args)).fetchall()]
+        rows = await (await conn.execute(SQL["arrived"], args)).fetchall()
+        await conn.execute(SQL["requeue"], {"threads": threads, "wait": False})
+        await audit(conn, by, "arrived", {"ids": [number]}, len(rows), reason)
+    return bool(rows)
+
+
 async def muted(conn: Connection, watch: str | None) -> int:
     """How many changes were kept out of the normal flow by `listener.mute`."""
     row = await (await conn.execute(SQL["muted"], {"watch": watch})).fetchone()

@@ -5,10 +5,10 @@ from typing import Any
 
 from aiohttp import web
 
-from listener import overview, reasons
+from listener import overview
 from listener.database import Connection
 from listener.errors import RulesError
-from listener.interventions import FROM, Deed, Verb, act
+from listener.interventions import FROM, Verb, act, arrived
 from listener.model import State
 from listener.rules import load
 from listener.sentences import Language, sentence
@@ -19,9 +19,9 @@ from listener.web.page import language, render
 from listener.web.store import Store
 from listener.why import Entry, Kind, why
 
-# what is done in words of the page, and how it is done; an unclear message that did arrive needs no SMS any more
+# the deed on an unclear message that `retry` is the other answer to
 ARRIVED = "arrived"
-_ARRIVED_REASON = "the customer has it"
+_MOVED_ON = "it is not unclear any more"
 
 
 class OneMessage:
@@ -82,15 +82,12 @@ class OneMessage:
         given = str((await request.post()).get("reason", "")).strip()[:300] or None
         async with self._store.acting() as conn:
             if name == ARRIVED:
-                row = await overview.message(conn, number, reveal=True)
-                if row is None or row["state"] != State.UNKNOWN:
-                    raise web.HTTPConflict
-                name, given = Verb.CANCEL, f"{_ARRIVED_REASON}{f': {given}' if given else ''}"
-            deed = await act(conn, self._settings, Verb(name), [number], by=session.who, reason=given)
-        if deed.skipped:
-            return render(
-                request, "not_done.html", code=409, number=number, why=_why_not(deed, number, language(request))
-            )
+                why_not = None if await arrived(conn, number, by=session.who, reason=given) else _MOVED_ON
+            else:
+                deed = await act(conn, self._settings, Verb(name), [number], by=session.who, reason=given)
+                why_not = deed.skipped.get(number)
+        if why_not is not None:
+            return render(request, "not_done.html", code=409, number=number, why=why_not)
         return web.Response(status=303, headers={"Location": f"/messages/{number}?done=1"})
 
 
@@ -103,11 +100,6 @@ def may(state: State) -> list[str]:
     if state is State.UNKNOWN:
         return [ARRIVED, Verb.RETRY]
     return verbs
-
-
-def _why_not(deed: Deed, number: int, lang: str) -> str:
-    why = deed.skipped.get(number, "")
-    return reasons.in_vietnamese(why) if lang == "vi" else why
 
 
 def _number(request: web.Request) -> int:

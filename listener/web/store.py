@@ -22,7 +22,12 @@ class Store:
     """What the handlers ask. A question that takes longer than five seconds is given up."""
 
     def __init__(self, settings: Settings) -> None:
-        limits = {"statement_timeout": "5s", "default_transaction_read_only": "on"}
+        limits = {
+            "statement_timeout": "5s",
+            "default_transaction_read_only": "on",
+            # what is searched for differs too much from one time to the next for one plan to fit all
+            "plan_cache_mode": "force_custom_plan",
+        }
         self._readers = [Link(settings, "page", **limits) for _ in range(_READERS)]
         self._free: asyncio.LifoQueue[Link] = asyncio.LifoQueue()
         for link in self._readers:

@@ -329,6 +329,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "v_retry": ("gửi lại", "retry"),
     "v_cancel": ("huỷ", "cancel"),
     "v_release": ("cho gửi", "release"),
+    "v_arrived": ("đã tới", "arrived"),
     "v_pause": ("tạm dừng", "pause"),
     "v_resume": ("chạy lại", "resume"),
     "v_forget": ("xoá dữ liệu", "forget"),

@@ -105,6 +105,21 @@ SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, threa
   FROM gone
 RETURNING id, state;
 
+-- name: arrived
+-- An unclear one that a person knows to have arrived.
+WITH gone AS (
+    DELETE FROM listener.message WHERE id = ANY(%(ids)s::bigint[]) AND state = 'unknown' RETURNING *
+)
+INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
+                               phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
+                               no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
+                               due_at, expires_at, settled_at, lease)
+SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
+       'accepted', %(note)s, ticket_own, ticket_sent, ticket_id, no_ticket, if_unsure, max_block, permits, attempts, unsure,
+       save, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
+  FROM gone
+RETURNING id, state;
+
 -- name: release
 UPDATE listener.message SET state = 'waiting', held_by = NULL, reason = %(note)s
  WHERE id = ANY(%(ids)s::bigint[]) AND state = 'held'

@@ -175,7 +175,7 @@ async def test_one_message_tells_its_whole_way(erp_database: str) -> None:
 
 @pytest.mark.parametrize(
     ("verb", "ends", "arrivals"),
-    [("retry", "accepted", 2), ("cancel", "cancelled", 1), ("arrived", "cancelled", 1)],
+    [("retry", "accepted", 2), ("cancel", "cancelled", 1), ("arrived", "accepted", 1)],
 )
 async def test_an_unclear_message_is_decided_by_a_person(
     erp_database: str, verb: str, ends: str, arrivals: int
