@@ -9,13 +9,13 @@ from listener.web import store
 from listener.web.search import PAGE, Filter, Found, Meaning, Place, statement
 from tests.support.world import open_world
 
-# A day's worth; one in a hundred was rejected, one rule in fifty is rare.
+# A day's worth; one in a thousand was rejected, one rule in fifty is rare.
 FILL = """
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread, phone, text, parts,
                                encoding, state, created_at, due_at, settled_at, ticket_id)
 SELECT nextval('listener.message_id'), n, CASE WHEN n % 50 = 0 THEN 'rare' ELSE 'note' END, 1, 'note', 'DH' || n / 5,
        'main', 'note:' || n, '09' || lpad(n::text, 8, '0'), 'x', 1, 'GSM-7',
-       CASE WHEN n % 100 = 0 THEN 'rejected' ELSE 'accepted' END, now() - n * interval '10 ms', now(), now(), n
+       CASE WHEN n % 1000 = 0 THEN 'rejected' ELSE 'accepted' END, now() - n * interval '10 ms', now(), now(), n
   FROM generate_series(1, 30000) n
 """
 NOW = datetime.now(UTC)
