@@ -29,14 +29,16 @@ async def open_groups(conn: Connection, rules: RuleSet, changes: Sequence[Change
     return groups
 
 
-async def read(conn: Connection, rules: RuleSet, plan: Plan) -> Limits:
-    """Counts and lists for the messages of `plan`; asks only what its rules make necessary."""
+async def read(conn: Connection, rules: RuleSet, plan: Plan, *, suppression: bool) -> Limits:
+    """Counts and lists for the messages of `plan`, as far as needed. `suppression`: somebody is on that list."""
     waiting = [row.message for row in plan.rows if row.state is State.WAITING and row.message.phone]
     if not waiting:
         return Limits()
     phones = sorted({m.phone for m in waiting if m.phone})
-    rows = await (await conn.execute(SQL["suppressed"], {"phones": phones})).fetchall()
-    suppressed = frozenset(row["phone"] for row in rows)
+    suppressed: frozenset[str] = frozenset()
+    if suppression:
+        rows = await (await conn.execute(SQL["suppressed"], {"phones": phones})).fetchall()
+        suppressed = frozenset(row["phone"] for row in rows)
     caps = {(m.rule, m.phone): cap for m in waiting if (cap := rules.rules.rules[m.rule].cap)}
     sent_to: dict[tuple[str, str], int] = {}
     if caps:

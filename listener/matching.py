@@ -66,7 +66,7 @@ class Matcher:
         self._doorbell = doorbell
         self._on_messages = on_messages
         self._on_change = on_change
-        self._link = Link(settings, "match", **BY_INDEX)
+        self._link = Link(settings, "match", synchronous_commit="off", **BY_INDEX)
         self._lookups = Lookups(settings)
         self._promise = Promise(self._link)
         self._batch = BATCH
@@ -114,6 +114,9 @@ class Matcher:
                 if found > BUSY or soon or self._promise.given:
                     await self._promise.extend(PROMISE)
                     horizon = None
+                else:
+                    # Nobody is in a hurry but the message just made: let it go first.
+                    await wait_for_any(self._doorbell.rung, stopping, seconds=LOOK)
             elif self._promise.given and monotonic() - worked_at < LINGER:
                 await self._promise.extend(PROMISE)
                 await wait_for_any(stopping, seconds=LOOK)
@@ -171,7 +174,7 @@ class Matcher:
             found = await self._find(rules, changes)
             groups = await limits.open_groups(conn, rules, changes)
             planned = plan(rules, changes, found, groups, rows[0]["now"], self._settings.mode)
-            apply_limits(rules, planned, await limits.read(conn, rules, planned))
+            apply_limits(rules, planned, await limits.read(conn, rules, planned, suppression=lock["suppression"]))
             try:
                 await _write(conn, rules, changes, planned)
             except _StaleError:
@@ -241,7 +244,6 @@ async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], pl
         ids = [c.id for c in changes]
         args = {"ids": ids, "noted": list(notes), "notes": list(notes.values()), "version": rules.version}
         await conn.execute(SQL["done"], args)
-        await conn.execute("SET LOCAL synchronous_commit = off")
         if replaced is None:
             await conn.execute("COMMIT")
     if replaced is not None:

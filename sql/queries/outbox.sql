@@ -1,6 +1,8 @@
 -- name: lock
 -- One matcher at a time; the lock ends with its transaction, so a dead or frozen matcher is replaced in seconds.
-SELECT set_config('listener.matcher', pg_try_advisory_xact_lock(7466382154)::text, true) = 'true' AS mine, (SELECT rules_version FROM listener.fleet) AS version;
+SELECT set_config('listener.matcher', pg_try_advisory_xact_lock(7466382154)::text, true) = 'true' AS mine,
+       (SELECT rules_version FROM listener.fleet) AS version,
+       EXISTS (SELECT FROM listener.suppression) AS suppression;
 
 -- name: glance
 SELECT EXISTS (SELECT FROM listener.outbox) AS anything;
