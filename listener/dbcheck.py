@@ -7,7 +7,8 @@ from listener.database import Connection
 from listener.errors import Fault, ListenerError
 from listener.lookups import batched
 from listener.rules import Source, Watch, parameters
-from listener.rules.ruleset import CompiledRule, RuleSet
+from listener.rules.judging import CompiledRule
+from listener.rules.ruleset import RuleSet
 from listener.rules.samples import Column, World, longest
 from listener.rules.schema import Accents
 from listener.settings import Settings

@@ -20,7 +20,8 @@ from listener.database import Connection, connect
 from listener.model import Change
 from listener.phones import mask_phone
 from listener.rules import parse
-from listener.rules.ruleset import Verdict, compile_rules
+from listener.rules.judging import Verdict
+from listener.rules.ruleset import compile_rules
 from listener.service import Observer, Service
 from listener.settings import Settings
 from listener.settling import Result, settlement

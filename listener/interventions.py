@@ -18,7 +18,8 @@ from listener.lookups import Lookups
 from listener.model import Change, Op, State
 from listener.pauses import SQL, audit, mask_numbers
 from listener.planning import PlannedRow
-from listener.rules.ruleset import Found, Planned, RuleSet
+from listener.rules.judging import Found, Planned
+from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
 
 

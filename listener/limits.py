@@ -9,7 +9,8 @@ from listener.messages import to_json
 from listener.model import Change, State
 from listener.planning import Limits, OpenGroup, Plan, PlannedRow
 from listener.queries import load
-from listener.rules.ruleset import Group, RuleSet
+from listener.rules.judging import Group
+from listener.rules.ruleset import RuleSet
 
 SQL = load("planning")
 

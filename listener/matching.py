@@ -22,7 +22,8 @@ from listener.model import Change, Op, State
 from listener.planning import Plan, apply_limits, message_rows, plan
 from listener.queries import load
 from listener.rulebook import Rulebook
-from listener.rules.ruleset import Found, RuleSet, Verdict
+from listener.rules.judging import Found, Verdict
+from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
 from listener.waiting import wait_for_any
 

@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from listener.model import Change, Mode, State
-from listener.rules.ruleset import Found, Group, Planned, RuleSet, Verdict
+from listener.rules.judging import Found, Group, Planned, Verdict
+from listener.rules.ruleset import RuleSet
 
 _ALIVE = frozenset({State.WAITING, State.HELD})
 

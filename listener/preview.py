@@ -13,7 +13,8 @@ from listener.errors import ListenerError
 from listener.lookups import Lookups
 from listener.model import Change, Op, State, key_text
 from listener.queries import load
-from listener.rules.ruleset import Planned, RuleSet, Verdict
+from listener.rules.judging import Planned, Verdict
+from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
 from listener.templates import Missing, Row
 

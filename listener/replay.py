@@ -21,7 +21,8 @@ from listener.model import Change, Mode, Op, State
 from listener.queries import load
 from listener.rules import Rules, parse
 from listener.rules.conditions import holds
-from listener.rules.ruleset import CompiledRule, Found, Group, Planned, RuleSet, Verdict, compile_rules
+from listener.rules.judging import CompiledRule, Found, Group, Planned, Verdict
+from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings
 
 SQL = load("replay")

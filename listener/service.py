@@ -24,7 +24,7 @@ from listener.model import Change
 from listener.recheck import Recheck
 from listener.reconcile import Reconciler
 from listener.rulebook import open_rulebook
-from listener.rules.ruleset import Verdict
+from listener.rules.judging import Verdict
 from listener.settings import Settings
 from listener.settling import Result
 from listener.upkeep import Upkeep

@@ -18,7 +18,8 @@ from listener.errors import RulesError
 from listener.model import Change, Mode, Op
 from listener.queries import load
 from listener.rules import parse
-from listener.rules.ruleset import CompiledRule, RuleSet, compile_rules
+from listener.rules.judging import CompiledRule
+from listener.rules.ruleset import RuleSet, compile_rules
 from listener.templates import Missing
 
 SQL = load("why")

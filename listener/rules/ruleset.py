@@ -1,113 +1,23 @@
-"""One change to the messages it makes: everything that is decided without a database.
+"""All rules in force, compiled, by the watch they answer.
 
 A `RuleSet` is built whole from `Rules`; nothing in it changes afterwards.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from decimal import Decimal
+from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from listener import phones
-from listener.errors import RenderError
-from listener.model import Change, Mode, Op, State
-from listener.rules.approved import is_approved
-from listener.rules.conditions import holds
-from listener.rules.quiet import after_quiet, next_quiet
-from listener.rules.schema import Accents, Priority, Rule, Rules, Watch
+from listener.model import Change, Mode
+from listener.rules.judging import CompiledRule, Found, Group, Verdict, judge, judge_joined
+from listener.rules.schema import Rules, Watch
 from listener.rules.snippets import parameters
-from listener.templates import Environment, Expression, Missing, Row, Text
-from listener.text import PartTable, clean, count, unaccent
+from listener.templates import Environment, Expression, Missing, Row
+from listener.text import PartTable
 
-# CareSoft's limit for `content`, in characters after NFC (docs.caresoft.vn, "Tin nhắn SMS")
-MAX_CHARACTERS = 1000
-# a thread's name is an index key; longer ones keep their start and a digest
-_MAX_THREAD = 200
-_PRIORITIES = {Priority.URGENT: 0, Priority.NORMAL: 1, Priority.BULK: 2}
-_CAREFUL = [Mode.LIVE, Mode.ALLOWLIST, Mode.REDIRECT, Mode.SHADOW]
-
-Found = Mapping[str, Row | Missing]
-_NO_GROUPS: "Mapping[str, Group]" = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """A message that a rule makes of a change, in the state in which it begins its life, and why if that is the end."""
-
-    rule: str
-    account: str
-    thread: str
-    state: State
-    reason: str | None = None
-    phone: str | None = None
-    text: str | None = None
-    parts: int | None = None
-    encoding: str | None = None
-    priority: int = 1
-    ticket: int | None = None
-    due_at: datetime | None = None
-    expires_at: datetime | None = None
-    if_unsure: str = "hold"
-    max_block: timedelta = timedelta(minutes=10)
-    # the next quiet hours after `due_at`: a message that is late must not be sent in them
-    quiet_at: datetime | None = None
-    quiet_until: datetime | None = None
-    # of a rule with `recheck`: the values that must still stand in the row when the message is late
-    recheck: Mapping[str, Any] | None = None
-    # what a newer change of the same thing is compared with, while this waits
-    group: "Group | None" = None
-    # the row's values for the parameters of `ticket.save`
-    save: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Changes of one thing that become one message (`coalesce`): the row and the time at which they began."""
-
-    old: Mapping[str, Any] | None
-    since: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What one rule says to one change: messages, or the reason why there are none.
-
-    With a rule that coalesces, `group` is what its messages go on with, and `replaces` says that whatever waits of
-    the group so far gives way to this verdict.
-    """
-
-    rule: str
-    messages: tuple[Planned, ...] = ()
-    reason: str | None = None
-    group: Group | None = None
-    replaces: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompiledRule:
-    """A rule with its expressions and text compiled in its time zone."""
-
-    rule: Rule
-    zone: ZoneInfo
-    parts: PartTable
-    to: tuple[Expression, ...]
-    text: Text
-    when: Expression | None = None
-    ticket_id: Expression | None = None
-    thread: Expression | None = None
-    save_parameters: tuple[str, ...] = ()
-    # the columns by which a row is back to where it began
-    watched: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> frozenset[tuple[str, ...]]:
-        """Every dotted name that the rule reads."""
-        pieces = [*self.to, self.text, self.when, self.ticket_id, self.thread]
-        return frozenset().union(*(piece.names for piece in pieces if piece is not None))
+_NO_GROUPS: Mapping[str, Group] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +95,7 @@ class RuleSet:
             if compiled.rule.coalesce is None:
                 verdict = judge(compiled, change, names, now, mode, old_known=old_known)
             else:
-                verdict = _joined(compiled, change, names, now, mode, open_group)
+                verdict = judge_joined(compiled, change, names, now, mode, open_group)
             if verdict.messages and group is not None:
                 taken.add(group)
             yield verdict
@@ -222,197 +132,3 @@ def compile_rules(rules: Rules, version: int = 0) -> RuleSet:
             )
         )
     return RuleSet(rules=rules, version=version, by_watch={name: tuple(found) for name, found in by_watch.items()})
-
-
-def judge(
-    compiled: CompiledRule,
-    change: Change,
-    names: Mapping[str, Any],
-    now: datetime,
-    mode: Mode,
-    *,
-    old_known: bool = True,
-) -> Verdict:
-    """One rule on one change."""
-    rule = compiled.rule
-    thread = f"{change.watch}:{change.key}"
-    try:
-        for column, asked in rule.change.items():
-            if why := holds(column, asked, change, old_known=old_known):
-                return Verdict(rule=rule.name, reason=why)
-        if compiled.when is not None and not compiled.when.evaluate(names):
-            return Verdict(rule=rule.name, reason=f"`when` is not true: {rule.when}")
-        if compiled.thread is not None:
-            thread = _thread_name(compiled.thread.evaluate(names))
-        plan = _Plan(compiled, change, names, now, mode, _short(thread))
-        return Verdict(rule=rule.name, messages=plan.messages())
-    except RenderError as error:
-        return Verdict(rule=rule.name, messages=(_rejected(rule, _short(thread), str(error)),))
-
-
-def _joined(
-    compiled: CompiledRule, change: Change, names: Mapping[str, Any], now: datetime, mode: Mode, group: Group | None
-) -> Verdict:
-    """A rule that coalesces judges the net change since its group began; back to where it began is silence."""
-    coalesce = compiled.rule.coalesce
-    assert coalesce is not None
-    if group is not None:
-        if _back_again(group.old, change.new, compiled.watched):
-            return Verdict(rule=compiled.rule.name, reason="back to where it began: nothing to tell", replaces=True)
-        change = replace(change, old=group.old, op=Op.UPDATE if group.old is not None else Op.INSERT)
-        names = {**names, "old": Row(group.old, "old") if group.old is not None else None, "op": change.op.value}
-    verdict = judge(compiled, change, names, now, mode)
-    begun = group or Group(old=change.old, since=change.at)
-    wait_until = min(now + coalesce.wait, max(begun.since, now - coalesce.max_wait) + coalesce.max_wait)
-    quiet = compiled.rule.quiet_hours
-    messages = tuple(
-        replace(m, due_at=after_quiet(max(wait_until, m.due_at or now), quiet, compiled.zone), group=begun)
-        if m.state is State.WAITING
-        else m
-        for m in verdict.messages
-    )
-    return replace(verdict, messages=messages, group=begun if messages else None, replaces=group is not None)
-
-
-def _back_again(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, columns: tuple[str, ...]) -> bool:
-    if old is None or new is None:
-        return old is new
-    return all(old.get(column) == new.get(column) for column in columns)
-
-
-class _Plan:
-    """The messages of one rule that applies."""
-
-    def __init__(
-        self, compiled: CompiledRule, change: Change, names: Mapping[str, Any], now: datetime, mode: Mode, thread: str
-    ) -> None:
-        self.compiled = compiled
-        self.rule = compiled.rule
-        self.change = change
-        self.names = names
-        self.now = now
-        self.mode = max(mode, self.rule.mode, key=_CAREFUL.index)
-        self.thread = thread
-
-    def messages(self) -> tuple[Planned, ...]:
-        text = self.compiled.text.render(self.names)
-        text = unaccent(text) if self.rule.accents is Accents.STRIP else clean(text)
-        size = count(text, self.compiled.parts)
-        ticket = self._ticket()
-        common: dict[str, Any] = {
-            "rule": self.rule.name,
-            "account": self.rule.account,
-            "thread": self.thread,
-            "text": text,
-            "parts": size.parts,
-            "encoding": size.encoding.value,
-            "priority": _PRIORITIES[self.rule.priority],
-            "ticket": ticket,
-            "if_unsure": self.rule.if_unsure.value,
-            "max_block": self.rule.max_block,
-            "recheck": self._still_true(),
-            "save": {p: self.change.row.get(p) for p in self.compiled.save_parameters} or None,
-        }
-        why = self._unfit(text, size.parts)
-        planned = [
-            Planned(**common, state=State.REJECTED, reason=why or bad, phone=phone)
-            if why or bad
-            else self._on_its_way(phone or "", common)
-            for phone, bad in self._recipients()
-        ]
-        # In mode redirect several recipients become one person.
-        return tuple({(m.phone, m.reason): m for m in planned}.values())
-
-    def _still_true(self) -> Mapping[str, Any] | None:
-        if not self.rule.recheck or self.change.new is None:
-            return None
-        return {column: self.change.new.get(column) for column in self.compiled.watched}
-
-    def _unfit(self, text: str, parts: int) -> str | None:
-        if not text.strip():
-            return "the text is empty"
-        if len(text) > MAX_CHARACTERS:
-            return f"the text is too long: {len(text)} characters, CareSoft takes {MAX_CHARACTERS}"
-        if parts > self.rule.max_parts:
-            return f"the text is too long: {parts} parts, the rule allows {self.rule.max_parts}"
-        if self.rule.approved and not is_approved(text, self.rule.approved):
-            return "the text is none of the rule's approved wordings"
-        return None
-
-    def _ticket(self) -> int | None:
-        if self.compiled.ticket_id is None:
-            return None
-        value = self.compiled.ticket_id.evaluate(self.names)
-        if value is None or value == "" or value == 0:
-            return None
-        if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
-            value = format(value, ".0f")
-        text = str(value).strip()
-        if text.isascii() and text.isdigit() and len(text) < 19:
-            return int(text) or None
-        raise RenderError("ticket.id is not a whole number")
-
-    def _recipients(self) -> list[tuple[str | None, str | None]]:
-        """(phone, None) for each that can get it, (phone or None, reason) for each that cannot; nobody twice."""
-        found: dict[str, tuple[str | None, str | None]] = {}
-        empty: tuple[str | None, str | None] | None = None
-        for expression in self.compiled.to:
-            outcome = phones.normalise(expression.evaluate(self.names), migrate_old=self.rule.migrate_old)
-            if isinstance(outcome, phones.Phone):
-                found.setdefault(outcome.number, (outcome.number, None))
-            elif outcome.reason is phones.Reason.EMPTY:
-                empty = (None, phones.reason_text(outcome))
-            else:
-                reason = phones.reason_text(outcome)
-                found.setdefault(reason, (None, reason))
-        return list(found.values()) or ([empty] if empty else [])
-
-    def _on_its_way(self, phone: str, common: dict[str, Any]) -> Planned:
-        match self.mode:
-            case Mode.SHADOW:
-                return Planned(**common, phone=phone, state=State.SHADOW, reason="mode shadow: shown, not sent")
-            case Mode.REDIRECT if self.rule.redirect_to is None:
-                return Planned(**common, phone=phone, state=State.SHADOW, reason="mode redirect without `redirect_to`")
-            case Mode.REDIRECT:
-                target = phones.normalise(self.rule.redirect_to)
-                phone = target.number if isinstance(target, phones.Phone) else phone
-            case Mode.ALLOWLIST if phone not in self._allowed():
-                return Planned(**common, phone=phone, state=State.SUPPRESSED, reason="mode allowlist: not on the list")
-        quiet = self.rule.quiet_hours
-        meant_for = after_quiet(self.change.at, quiet, self.compiled.zone)
-        due_at = after_quiet(max(self.change.at, self.now), quiet, self.compiled.zone)
-        expires_at = meant_for + self.rule.expires
-        if due_at >= expires_at:
-            why = "too old: the change is longer ago than `expires`"
-            return Planned(**common, phone=phone, state=State.EXPIRED, reason=why, due_at=due_at, expires_at=expires_at)
-        quiet_at, quiet_until = next_quiet(due_at, quiet, self.compiled.zone)
-        return Planned(
-            **common,
-            phone=phone,
-            state=State.WAITING,
-            due_at=due_at,
-            expires_at=expires_at,
-            quiet_at=quiet_at,
-            quiet_until=quiet_until,
-        )
-
-    def _allowed(self) -> frozenset[str]:
-        numbers = (phones.normalise(text) for text in self.rule.allowlist)
-        return frozenset(n.number for n in numbers if isinstance(n, phones.Phone))
-
-
-def _rejected(rule: Rule, thread: str, reason: str) -> Planned:
-    return Planned(rule=rule.name, account=rule.account, thread=thread, state=State.REJECTED, reason=reason)
-
-
-def _thread_name(value: object) -> str:
-    text = "" if value is None else str(value).strip()
-    if not text:
-        raise RenderError("ticket.thread gives nothing for this change")
-    return text
-
-
-def _short(thread: str) -> str:
-    if len(thread) <= _MAX_THREAD:
-        return thread
-    return f"{thread[: _MAX_THREAD - 17]}#{hashlib.sha256(thread.encode()).hexdigest()[:16]}"

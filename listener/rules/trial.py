@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 
 from listener import phones
 from listener.model import Change, Mode, Op, State, key_text
+from listener.rules.judging import Planned, Verdict
 from listener.rules.reader import build
 from listener.rules.references import nearest, written
-from listener.rules.ruleset import Planned, RuleSet, Verdict, compile_rules
+from listener.rules.ruleset import RuleSet, compile_rules
 from listener.rules.schema import Expectation, Rules, RuleTest
 from listener.rules.source import Node, Source
 from listener.templates import Missing, Row

@@ -125,7 +125,7 @@ async def test_a_call_in_a_black_hole_ends_with_its_client() -> None:
         writer.close()
         await writer.wait_closed()
         async with asyncio.timeout(5):
-            while len(asyncio.all_tasks()) > before:  # noqa: ASYNC110 - a task that ends tells nobody
+            while len(asyncio.all_tasks()) > before:
                 await asyncio.sleep(0.01)
 
 
@@ -180,7 +180,7 @@ async def test_a_refused_port_opens_again_by_itself() -> None:
         api.gateway.refuse(Port.PRIMARY, seconds=0.05)
         assert await refuses(api.gateway.url)
         async with asyncio.timeout(5):
-            while await refuses(api.gateway.url):  # noqa: ASYNC110 - only a connection tells
+            while await refuses(api.gateway.url):
                 await asyncio.sleep(0.01)
         assert (await api.sms()).status == 200
 

@@ -130,7 +130,9 @@ async def test_a_message_on_its_way_is_not_joined_but_followed(database: str) ->
     async with open_world(database, rules=RULES + rule("coalesce: {wait: 1s}"), schema=SCHEMA) as world:
         await set_amount(world, "A", 1)
         await world.once()
-        await world.db.execute("UPDATE listener.message SET state = 'sending', permits = 1, lease = 7, lease_until = 'infinity'")
+        await world.db.execute(
+            "UPDATE listener.message SET state = 'sending', permits = 1, lease = 7, lease_until = 'infinity'"
+        )
         await set_amount(world, "A", 2)
         await world.once()
         assert {m["text"]: m["state"] for m in await world.messages()} == {"told A 1": "sending", "told A 2": "waiting"}

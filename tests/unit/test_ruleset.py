@@ -9,7 +9,8 @@ import pytest
 
 from listener.model import Change, Mode, Op, State
 from listener.rules import parse
-from listener.rules.ruleset import Found, Planned, RuleSet, Verdict, compile_rules
+from listener.rules.judging import Found, Planned, Verdict
+from listener.rules.ruleset import RuleSet, compile_rules
 from listener.templates import Missing, Row
 
 HEAD = """\
