@@ -144,9 +144,7 @@ def seconds_to_stop(settings: Settings) -> float:
     return settings.http_timeout + _GONE_MARGIN
 
 
-def stop_on_signals(
-    stopping: asyncio.Event, reload: asyncio.Event | None = None, seconds: float | None = None
-) -> None:
+def stop_on_signals(stopping: asyncio.Event, reload: asyncio.Event | None = None, seconds: float | None = None) -> None:
     """SIGINT and SIGTERM ask for an orderly stop; the second one ends the process at once, and so does the end of
     `seconds`. SIGHUP sets `reload`.
 
