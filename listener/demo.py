@@ -87,9 +87,7 @@ async def stage(say: Say) -> AsyncIterator[Stage]:
             dsn = await asyncio.to_thread(server.create_database, "erp")
             rules_file = server.folder / "rules.yaml"
             rules_file.write_text(text, encoding="utf-8")
-            settings = Settings(
-                database_url=dsn, rules=rules_file, caresoft_url=gateway.url, http="127.0.0.1:0"
-            )
+            settings = Settings(database_url=dsn, rules=rules_file, caresoft_url=gateway.url, http="127.0.0.1:0")
             async with await connect(settings, "demo") as conn:
                 await conn.execute(queries.read("demo/erp.sql").encode())
                 await installation.install(conn, compile_rules(parse(text, "rules.yaml")), settings)

@@ -131,9 +131,7 @@ def in_vietnamese(reason: str) -> str:
     """The reason in Vietnamese, as far as it is known; several, joined by `; `, each by itself."""
     for pattern, vietnamese in _KNOWN:
         if found := pattern.fullmatch(reason):
-            return _KEPT.sub(
-                lambda piece: in_vietnamese(found[piece[1]]) if piece[2] else found[piece[1]], vietnamese
-            )
+            return _KEPT.sub(lambda piece: in_vietnamese(found[piece[1]]) if piece[2] else found[piece[1]], vietnamese)
     if "; " in reason:
         return "; ".join(map(in_vietnamese, reason.split("; ")))
     return reason
