@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from psycopg import sql
@@ -84,10 +85,14 @@ async def rules_in_force(conn: Connection) -> RuleSet | None:
     """The rules that the fleet runs, as the database keeps them; None before the first start, or when they were made
     by another version of this program that knew other words."""
     row = await (await conn.execute(SQL["in_force"], {})).fetchone()
-    if row is None:
-        return None
+    return _compiled(row["source"], row["version"]) if row is not None else None
+
+
+@lru_cache(maxsize=2)
+def _compiled(source: str, version: int) -> RuleSet | None:
+    """Once a version: the page asks every second, and a long file takes its time."""
     try:
-        return compile_rules(parse(row["source"], "rules.yaml"), row["version"])
+        return compile_rules(parse(source, "rules.yaml"), version)
     except RulesError:
         return None
 

@@ -61,7 +61,7 @@ def make_app(settings: Settings, health: Health | None = None) -> web.Applicatio
     live = Live(store)
     app.cleanup_ctx.append(live.run)
     app.on_shutdown.append(live.close)
-    app.router.add_get("/live", live.stream)
+    app.router.add_get("/live", live.stream, allow_head=False)
     logins = _Logins(access)
     app.router.add_get("/", overview.page)
     app.router.add_get("/login", logins.form)

@@ -92,7 +92,7 @@ class Interventions:
             now = await pauses.pauses(conn)
             brakes = await store.rows(conn, "brakes")
             names = [row["name"] for row in await accounts.all_accounts(conn)]
-            rules = await self._store.rules(conn)
+            rules = await overview.rules_in_force(conn)
             held = {row["rule"]: row["n"] for row in await store.rows(conn, "held_by_rule")}
         done = next(((k, request.query[k]) for k in ("paused", "resumed", "released") if k in request.query), None)
         return render(

@@ -11,10 +11,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import psycopg
 import structlog
 from aiohttp import web
 
-from listener.database import LOST
 from listener.errors import OutOfReachError, describe
 from listener.web import store
 from listener.web.access import SESSION
@@ -26,6 +26,9 @@ _EVERY = 1.0
 # a sign of life, so that proxies and browsers see a stream that is cut; seconds
 _STILL_HERE = 15.0
 _MOST = 200
+# A browser has six connections to an address for all of its windows: more streams than these would keep its other
+# requests waiting for good. Windows beyond look by themselves.
+_MOST_OF_ONE = 4
 
 
 class Live:
@@ -33,7 +36,8 @@ class Live:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._streams: set[asyncio.Event] = set()
+        # who is told, and whose session it is
+        self._streams: dict[asyncio.Event, str] = {}
         self._somebody = asyncio.Event()
         self._closing = False
 
@@ -53,15 +57,15 @@ class Live:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """One reader's stream; it ends with the session."""
-        if len(self._streams) >= _MOST:
-            raise web.HTTPServiceUnavailable
         session = request[SESSION]
         if session is None:
             raise web.HTTPForbidden
+        if len(self._streams) >= _MOST or list(self._streams.values()).count(session.csrf) >= _MOST_OF_ONE:
+            return web.Response(status=204)
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await answer.prepare(request)
         moved = asyncio.Event()
-        self._streams.add(moved)
+        self._streams[moved] = session.csrf
         self._somebody.set()
         try:
             await answer.write(b"retry: 2000\n\n")
@@ -74,7 +78,7 @@ class Live:
         except ConnectionError:
             pass
         finally:
-            self._streams.discard(moved)
+            del self._streams[moved]
             if not self._streams:
                 self._somebody.clear()
         return answer
@@ -88,7 +92,7 @@ class Live:
                 async with self._store.reading() as conn:
                     pulse = await store.first(conn, "pulse")
                 said = False
-            except (*LOST, OutOfReachError) as error:
+            except (psycopg.Error, OutOfReachError) as error:
                 # The page says so itself when it looks; here once is enough.
                 if not said:
                     said = True

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from listener import overview
 from listener.database import LOST, Connection
 from listener.errors import OutOfReachError, describe
 from listener.model import State
@@ -96,7 +97,7 @@ class Messages:
 
     async def _asked(self, conn: Connection, request: web.Request) -> tuple[Filter, Found]:
         f = read_filter(request.query, request.query.getall("state", []), datetime.now(UTC))
-        rules = await self._store.rules(conn)
+        rules = await overview.rules_in_force(conn)
         return f, await understand(conn, f, list(rules.rules.rules) if rules else [])
 
 

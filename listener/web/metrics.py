@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+import psycopg
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -19,7 +20,6 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from listener import __version__
 from listener.accounts import PauseKind
-from listener.database import LOST
 from listener.errors import OutOfReachError, describe
 from listener.model import UNFINISHED, Mode, State
 from listener.pauses import Scope
@@ -74,7 +74,7 @@ class Metrics:
                 ages = await store.first(conn, "ages")
                 ended = {row["state"]: row for row in await store.rows(conn, "ended")}
                 kinds = {row["name"]: row["kind"] for row in await store.rows(conn, "stopped_accounts")}
-        except (*LOST, OutOfReachError) as error:
+        except (psycopg.Error, OutOfReachError) as error:
             log.warning("metrics_without_database", error=describe(error))
             return None
         return {**figures, "ages": ages, "ended": ended, "kinds": kinds}

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from listener import overview
 from listener.database import Connection, connect
 from listener.errors import ListenerError, RulesError
 from listener.preview import Rows, preview, row_by_key, rows_of
@@ -50,7 +51,7 @@ class RulePages:
     async def page(self, request: web.Request) -> web.Response:
         since = datetime.now(UTC) - timedelta(hours=24)
         async with self._store.reading() as conn:
-            rules = await self._store.rules(conn)
+            rules = await overview.rules_in_force(conn)
             ended = await store.rows(conn, "by_rule", {"since": since})
             now = await store.rows(conn, "unfinished_by_rule")
             fleet = await store.first(conn, "fleet_rules")
@@ -136,7 +137,7 @@ class RulePages:
 
     async def _known(self, conn: Connection, name: str) -> tuple[RuleSet, str]:
         """The rules in force and their text. Raises `HTTPNotFound` for a rule that is not among them."""
-        rules = await self._store.rules(conn)
+        rules = await overview.rules_in_force(conn)
         if rules is None or name not in rules.rules.rules:
             raise web.HTTPNotFound
         found = await store.first(conn, "rule_source", {"version": rules.version})

@@ -3,19 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, LiteralString
+from typing import Any
 
 from psycopg import sql
 
-from listener import overview
 from listener.database import Connection, Link
 from listener.queries import load
-from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
 
 SQL = load("web")
 _READERS = 3
-_IN_FORCE: LiteralString = "SELECT rules_version FROM listener.fleet"
 
 
 class Store:
@@ -33,8 +30,6 @@ class Store:
         for link in self._readers:
             self._free.put_nowait(link)
         self._hand = Link(settings, "page act")
-        self._rules: RuleSet | None = None
-        self._version: int | None = None
 
     async def close(self) -> None:
         for link in (*self._readers, self._hand):
@@ -60,14 +55,6 @@ class Store:
         """All rows of a statement of `sql/queries/web.sql`, or of a composed one."""
         async with self.reading() as conn:
             return await rows(conn, query, args)
-
-    async def rules(self, conn: Connection) -> RuleSet | None:
-        """The rules in force, compiled once a version; see `overview.rules_in_force`."""
-        found = await (await conn.execute(_IN_FORCE)).fetchone()
-        version = found["rules_version"] if found else None
-        if version != self._version:
-            self._rules, self._version = await overview.rules_in_force(conn), version
-        return self._rules
 
 
 async def rows(

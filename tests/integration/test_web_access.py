@@ -134,6 +134,11 @@ async def test_the_live_stream_tells_of_a_new_message_and_ends_with_the_service(
             jar = {c.key: c.value for c in somebody.http.cookie_jar}
             reader, writer = await live_stream(service.address, f"listener_session={jar['listener_session']}")
             await reader.readuntil(b"event: moved")
+            # a browser's other requests need connections too
+            more = [await somebody.http.get(f"{service.address}/live") for _ in range(5)]
+            assert [response.status for response in more] == [200, 200, 200, 204, 204]
+            for response in more:
+                response.close()
             await world.note("a", "one")
             async with asyncio.timeout(10):
                 await reader.readuntil(b"event: moved")
