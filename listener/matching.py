@@ -100,7 +100,8 @@ class Matcher:
         `horizon` is None while every change since would ring.
         """
         horizon: int | None = await self._promise.lapse()
-        lapsed_at = worked_at = monotonic()
+        lapsed_at = worked_at = looked_at = monotonic()
+        vain = 0
         while not stopping.is_set():
             self._doorbell.rung.clear()
             # Asked before the look: what those transactions wrote can be seen by it.
@@ -111,7 +112,7 @@ class Matcher:
                 # What the other replica took may lack the newest change, so its look does not stand for ours.
                 await wait_for_any(stopping, seconds=0.02)
             elif found:
-                soon, worked_at = monotonic() - worked_at < SOON, monotonic()
+                soon, worked_at, vain = monotonic() - worked_at < SOON, monotonic(), 0
                 if found > BUSY or soon or self._promise.given:
                     await self._promise.extend(PROMISE)
                     horizon = None
@@ -130,6 +131,9 @@ class Matcher:
                 )
             else:
                 horizon = None
+                # Any role may ring: rings that bring nothing are answered ever more slowly, down to ten times a second.
+                vain, looked_at = vain + 1 if monotonic() - looked_at < 1 else 0, monotonic()
+                await wait_for_any(stopping, seconds=min(0.1, 0.0005 * 2 ** min(vain, 8)))
                 await self._sleep(stopping)
 
     async def _sleep(self, stopping: asyncio.Event) -> None:

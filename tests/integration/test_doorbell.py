@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from time import monotonic
 from typing import LiteralString
 
 import psycopg
@@ -191,6 +192,31 @@ async def test_a_look_that_another_replica_kept_us_from_is_made_up_for(
         await commit_note(world.db, "one")
         await asyncio.sleep(0.1)
         await other.execute("ROLLBACK")
+        await world.until("SELECT NOT EXISTS (SELECT FROM listener.outbox)", seconds=5)
+
+
+async def test_rings_of_a_stranger_are_answered_ten_times_a_second(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    look = matching.Matcher.look
+
+    async def counted(matcher: matching.Matcher) -> int | None:
+        nonlocal looks
+        looks += 1
+        return await look(matcher)
+
+    monkeypatch.setattr(matching.Matcher, "look", counted)
+    role = "DO $$ BEGIN CREATE ROLE stranger LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    await world.db.execute(role)
+    dsn = psycopg.conninfo.make_conninfo(world.settings.database_url, user="stranger")
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as stranger, world.service():
+        began = monotonic()
+        while monotonic() < began + 2:
+            await stranger.execute("SELECT pg_notify('listener', repeat('garbage', 999))")
+        # at first quickly, as after an honest ring
+        assert looks <= 15 + 10 * (monotonic() - began)
+        await commit_note(world.db, "honest")
         await world.until("SELECT NOT EXISTS (SELECT FROM listener.outbox)", seconds=5)
 
 
