@@ -191,7 +191,10 @@ class Delivery:
         """Waits until the account may send and something is due; a wake cannot hasten the pace, only the work."""
         if look.slot_in > 0:
             await wait_for_any(stopping, seconds=min(look.slot_in, POLL))
-        elif not look.leases:
+        elif look.leases and look.due_in is not None and look.due_in <= 0:
+            # More is due; but what was just leased is to be written first.
+            await asyncio.sleep(0)
+        else:
             due_in = POLL if look.due_in is None else look.due_in
             await wait_for_any(wake, stopping, seconds=min(max(due_in, 0.005), POLL))
 

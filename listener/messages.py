@@ -126,9 +126,7 @@ async def _leases(conn: Connection, query: str, args: dict[str, Any]) -> list[Le
 
 async def lock_threads(conn: Connection, threads: Collection[tuple[str, str]]) -> None:
     """Makes the threads (account, name) that are new and locks all, for the rest of the transaction."""
-    args = _by_name(threads)
-    await conn.execute(SQL["new_threads"], args)
-    await conn.execute(SQL["lock_threads_by_name"], args)
+    await conn.execute(SQL["lock_threads_by_name"], _by_name(threads))
 
 
 async def insert(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -> None:

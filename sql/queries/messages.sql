@@ -1,14 +1,12 @@
--- name: new_threads
-INSERT INTO listener.thread (account, name)
-SELECT DISTINCT t.account, t.name FROM unnest(%(accounts)s::text[], %(names)s::text[]) AS t(account, name)
-ON CONFLICT DO NOTHING;
-
 -- name: lock_threads_by_name
--- Rows are always locked in the order of their ids, so that matcher and senders cannot deadlock.
-SELECT t.id FROM listener.thread t
-  JOIN (SELECT DISTINCT * FROM unnest(%(accounts)s::text[], %(names)s::text[])) AS w(account, name)
-    ON t.account = w.account AND t.name = w.name
- ORDER BY t.id FOR UPDATE OF t;
+-- Makes the threads that are new (they are this transaction's own) and locks the others, in the order of their ids, so
+-- that matcher and senders cannot deadlock.
+WITH named AS (
+    SELECT DISTINCT * FROM unnest(%(accounts)s::text[], %(names)s::text[]) AS n(account, name)
+), made AS (
+    INSERT INTO listener.thread (account, name) SELECT account, name FROM named ON CONFLICT DO NOTHING
+)
+SELECT t.id FROM listener.thread t JOIN named USING (account, name) ORDER BY t.id FOR UPDATE OF t;
 
 -- name: insert
 -- Unfinished messages of one batch, from a JSON array of rows in the order of their changes.
