@@ -33,8 +33,8 @@ def bars(data: Sequence[Bar], names: Mapping[str, str], label: str) -> Markup:
         y = _TOP + plot * (1 - tick / _TICKS)
         out.append(
             Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(_LEFT, _WIDTH, y, y)
-            + Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-                _LEFT - 6, y + 4, _short(value)
+            + Markup('<text class="tick{}" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
+                "" if tick else " minor", _LEFT - 6, y + 4, _short(value)
             )
         )
     for place, bar in enumerate(data):

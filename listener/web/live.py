@@ -17,7 +17,7 @@ from aiohttp import web
 
 from listener.errors import OutOfReachError, describe
 from listener.web import store
-from listener.web.access import SESSION
+from listener.web.access import SESSION, Session
 from listener.web.store import Store
 
 log = structlog.get_logger()
@@ -36,8 +36,8 @@ class Live:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # who is told, and whose session it is
-        self._streams: dict[asyncio.Event, str] = {}
+        # how each is told, and by which request it was opened
+        self._streams: dict[asyncio.Event, web.Request] = {}
         self._somebody = asyncio.Event()
         self._closing = False
 
@@ -60,12 +60,12 @@ class Live:
         session = request[SESSION]
         if session is None:
             raise web.HTTPForbidden
-        if len(self._streams) >= _MOST or list(self._streams.values()).count(session.csrf) >= _MOST_OF_ONE:
+        if len(self._streams) >= _MOST or self._open(session) >= _MOST_OF_ONE:
             return web.Response(status=204)
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await answer.prepare(request)
         moved = asyncio.Event()
-        self._streams[moved] = session.csrf
+        self._streams[moved] = request
         self._somebody.set()
         try:
             await answer.write(b"retry: 2000\n\n")
@@ -82,6 +82,16 @@ class Live:
             if not self._streams:
                 self._somebody.clear()
         return answer
+
+    def _open(self, session: Session) -> int:
+        """How many streams a session has; those whose window is gone are told, and end."""
+        mine = 0
+        for moved, request in self._streams.items():
+            if request.transport is None or request.transport.is_closing():
+                moved.set()
+            elif request[SESSION] == session:
+                mine += 1
+        return mine
 
     async def _watch(self) -> None:
         last = ""
