@@ -196,7 +196,8 @@ async def test_many_changes_in_little_memory(erp_database: str) -> None:
     new = sample().replace("crosses_below: 100000", "crosses_below: 60000")
     async with open_world(erp_database, rules=sample()) as world:
         await world.once()
-        await record(world, count, every=timedelta(milliseconds=500))
+        # within the days that partitions exist for
+        await record(world, count, every=timedelta(milliseconds=50))
         seen: list[tuple[int, int]] = []
         session = {"default_transaction_read_only": "on", "idle_in_transaction_session_timeout": "60s"}
         async with await connect(world.settings, "replay", **session) as conn:
