@@ -15,7 +15,7 @@ from typing import Any
 from listener import messages, overview, planning
 from listener.database import Connection
 from listener.lookups import Lookups
-from listener.model import Change, Op, State
+from listener.model import Change, State
 from listener.pauses import SQL, audit, mask_numbers
 from listener.planning import PlannedRow
 from listener.rules.judging import Found, Planned
@@ -169,15 +169,7 @@ async def _judge(
         return "the change that it came of is no longer kept"
     if rules is None or row["rule"] not in rules.rules.rules or rules.watch(row["watch"]) is None:
         return "its rule is not in the rules in force"
-    change = Change(
-        id=row["change_id"],
-        watch=row["watch"],
-        op=Op(row["op"]),
-        key=row["key"],
-        old=row["old"],
-        new=row["new"],
-        at=row["at"],
-    )
+    change = Change.of(row, id_column="change_id")
     planned, why = await _plan(conn, lookups, settings, rules, row["rule"], change)
     fit = [p for p in planned if p.state is State.WAITING and (row["phone"] is None or p.phone == row["phone"])]
     mine = {"id": row["id"], "rule": row["rule"], "change": change.id, "phones": [p.phone for p in fit], "note": note}

@@ -6,9 +6,8 @@ durable together with everything before it.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
 
 import psycopg
 import structlog
@@ -18,7 +17,7 @@ from listener.database import BY_INDEX, LOST, Connection, Link
 from listener.doorbell import Doorbell, Promise
 from listener.errors import ListenerError, describe
 from listener.lookups import Lookups
-from listener.model import Change, Op, State
+from listener.model import Change, State
 from listener.planning import Plan, apply_limits, message_rows, plan
 from listener.queries import load
 from listener.rulebook import Rulebook
@@ -175,7 +174,7 @@ class Matcher:
                     await self._book.follow(newer)
                     return 1
                 return 0 if lock["mine"] else None
-            changes = self._taken = [_change(row) for row in rows]
+            changes = self._taken = [Change.of(row) for row in rows]
             found = await self._find(rules, changes)
             groups = await limits.open_groups(conn, rules, changes)
             planned = plan(rules, changes, found, groups, rows[0]["now"], self._settings.mode)
@@ -259,15 +258,3 @@ async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], pl
 
 class _StaleError(Exception):
     """A message that was to be joined with a newer change was leased meanwhile: the batch is decided anew."""
-
-
-def _change(row: Mapping[str, Any]) -> Change:
-    return Change(
-        id=row["id"],
-        watch=row["watch"],
-        op=Op(row["op"]),
-        key=row["key"],
-        old=row["old"],
-        new=row["new"],
-        at=row["at"],
-    )

@@ -54,6 +54,19 @@ class Change:
     new: Mapping[str, Any] | None
     at: datetime
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any], *, id_column: str = "id") -> "Change":
+        """A change as a row of the outbox or of the history holds it."""
+        return cls(
+            id=row[id_column],
+            watch=row["watch"],
+            op=Op(row["op"]),
+            key=row["key"],
+            old=row["old"],
+            new=row["new"],
+            at=row["at"],
+        )
+
     @property
     def row(self) -> Mapping[str, Any]:
         """The row that lookups take their parameters from: the new one, for a delete the old one."""

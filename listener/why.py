@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from listener import phones
 from listener.database import Connection
 from listener.errors import RulesError
-from listener.model import Change, Mode, Op
+from listener.model import Change, Mode
 from listener.queries import load
 from listener.rules import parse
 from listener.rules.judging import CompiledRule
@@ -174,9 +174,7 @@ def _verdicts(
     watch = ruleset.watch(row["watch"])
     if watch is None:
         return
-    change = Change(
-        id=row["id"], watch=row["watch"], op=Op(row["op"]), key=row["key"], old=row["old"], new=row["new"], at=row["at"]
-    )
+    change = Change.of(row)
     found = {name: Missing(f"lookup {name} cannot be repeated for the past") for name in watch.lookup}
     compiled = {c.rule.name: c for c in ruleset.by_watch.get(row["watch"], ())}
     for verdict in ruleset.verdicts(change, found, row["matched_at"], Mode.LIVE):
