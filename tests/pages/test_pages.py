@@ -141,6 +141,7 @@ async def test_pauses_and_resumes_by_keyboard_alone(erp_database: str) -> None:
     ):
         page, keys = seen.page, seen.page.keyboard
         await seen.open("/login")
+        await page.wait_for_selector("[name=token]:focus")
         await keys.type(ADMIN)
         await keys.press("Enter")
         await page.wait_for_selector(".verdict")
