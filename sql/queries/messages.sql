@@ -211,25 +211,35 @@ UPDATE listener.attempt a
    AND (a.outcome IS NULL OR (a.outcome = 'unknown' AND r.outcome <> 'unknown'));
 
 -- name: finish
--- Accepted, rejected and outdated messages leave the queue. One that was perhaps sent before is never called rejected.
+-- Accepted, rejected and outdated messages leave the queue. One that was perhaps sent before is never called rejected;
+-- one whose earlier permit was answered while this one was under way is accepted, whatever came of this one.
 WITH gone AS (
     DELETE FROM listener.message m
-     USING jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, lease bigint, state text, reason text, ticket_received bigint)
+     USING jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, n integer, lease bigint, state text, reason text,
+                                                       counts boolean, ticket_received bigint)
+      LEFT JOIN LATERAL (SELECT true AS accepted, a.ticket_received FROM listener.attempt a
+                          WHERE r.n > 1 AND r.state <> 'accepted' AND a.message_id = r.id AND a.outcome = 'accepted'
+                          LIMIT 1) AS earlier ON true
      WHERE m.id = r.id
            -- an answer about any permit proves it, also after a person asked for another one
        AND ((r.state = 'accepted' AND (m.lease = r.lease OR m.state <> 'sending'))
-            OR (r.state IN ('rejected', 'superseded') AND m.lease = r.lease AND m.state IN ('sending', 'unknown')
-                AND (m.unsure = 0 OR NOT EXISTS (
-                    SELECT FROM listener.attempt a WHERE a.message_id = m.id AND a.outcome = 'unknown'))))
-    RETURNING m.*, r.state AS new_state, r.reason AS new_reason, r.ticket_received
+            OR (m.lease = r.lease AND m.state IN ('sending', 'unknown')
+                AND (earlier.accepted
+                     OR (r.state IN ('rejected', 'superseded')
+                         AND (m.unsure = 0 OR NOT EXISTS (
+                             SELECT FROM listener.attempt a WHERE a.message_id = m.id AND a.outcome = 'unknown'))))))
+    RETURNING m.*, CASE WHEN earlier.accepted THEN 'accepted' ELSE r.state END AS new_state,
+              concat_ws('; ', CASE WHEN earlier.accepted THEN 'an earlier request was answered after all' END, r.reason) AS new_reason,
+              coalesce(r.ticket_received, earlier.ticket_received) AS ticket_received,
+              CASE WHEN r.counts THEN 0 ELSE 1 END AS uncounted
 ), kept AS (
     INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
                                    phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
                                    no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
                                    due_at, expires_at, settled_at, lease)
     SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts,
-           encoding, new_state, nullif(concat_ws('; ', ticket_note, new_reason), ''), ticket_own, ticket_sent, ticket_received, no_ticket, if_unsure, max_block,
-           permits, attempts, unsure, save, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
+           encoding, new_state, nullif(concat_ws('; ', ticket_note, nullif(new_reason, '')), ''), ticket_own, ticket_sent, ticket_received, no_ticket, if_unsure, max_block,
+           permits, attempts - uncounted, unsure, save, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
       FROM gone
 )
 INSERT INTO listener.ticket_save (message_id, rule, ticket_id, params)

@@ -8,7 +8,7 @@ import pytest
 
 from listener import messages, settling
 from listener.accounts import add
-from listener.model import Accepted, Lease, NotSent, Outcome, Rejected, State, Unknown
+from listener.model import Accepted, Lease, NotSent, Outcome, RateLimited, Rejected, Stale, State, Unknown
 from listener.settling import Result, settle
 from tests.support.world import World, open_world
 
@@ -168,6 +168,38 @@ async def test_an_answer_to_the_first_of_two_permits_saves_the_second(erp_databa
         await tell(world, first, YES)
         assert await world.states() == {"text": "accepted"}
         assert (await world.one("SELECT next_at, ticket_id FROM listener.thread")) == {"next_at": None, "ticket_id": 7}
+
+
+@pytest.mark.parametrize(
+    "second", [YES, NO, LATE, GONE, RateLimited(retry_after=None), Stale(reason="old")], ids=lambda o: type(o).__name__
+)
+@pytest.mark.parametrize("together", [False, True], ids=["before", "in the same batch"])
+async def test_an_answer_to_the_first_permit_counts_while_the_second_is_under_way(
+    erp_database: str, second: Outcome, together: bool
+) -> None:
+    """Whatever comes of the second: the message was accepted, and never goes back to wait for a third."""
+    async with open_world(erp_database) as world:
+        await one_message(world, if_unsure="resend")
+        first = await permit(world)
+        await tell(world, first, GONE)
+        await world.db.execute("UPDATE listener.message SET due_at = now()")
+        await world.db.execute("UPDATE listener.thread SET next_at = now()")
+        other = await permit(world)
+        if together:
+            results = [Result(lease=other, outcome=second, ms=1), Result(lease=first, outcome=YES, ms=1)]
+            await settle(world.db, results, lambda: 0.0)
+        else:
+            await tell(world, first, YES)
+            assert await world.states() == {"text": "sending"}
+            await tell(world, other, second)
+        assert await world.states() == {"text": "accepted"}
+        row = await world.one("SELECT ticket_id, attempts FROM listener.messages")
+        assert row == {"ticket_id": 7, "attempts": 1 if isinstance(second, NotSent | RateLimited | Stale) else 2}
+        assert (await world.one("SELECT lease, next_at, ticket_id FROM listener.thread")) == {
+            "lease": None,
+            "next_at": None,
+            "ticket_id": 7,
+        }
 
 
 async def test_what_stops_the_account_costs_no_place_in_the_thread(erp_database: str) -> None:
