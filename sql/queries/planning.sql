@@ -2,12 +2,12 @@
 -- commits, except that a message may be leased meanwhile: `replace` tells by its count.
 
 -- name: open_groups
--- Messages that newer changes of the same thing may still replace.
+-- Messages that newer changes of the same thing may still replace: none that was perhaps sent.
 SELECT m.id, m.rule, m.key, m.joins, m.account, m.thread
   FROM listener.message m
   JOIN (SELECT DISTINCT * FROM unnest(%(rules)s::text[], %(keys)s::text[])) AS w(rule, key)
     ON m.rule = w.rule AND m.key = w.key
- WHERE m.state = 'waiting' AND m.joins IS NOT NULL;
+ WHERE m.state = 'waiting' AND m.joins IS NOT NULL AND m.unsure = 0;
 
 -- name: sent_to
 -- How many messages of a rule a phone was given in its last so many seconds.
@@ -40,11 +40,11 @@ ON CONFLICT DO NOTHING;
 SELECT phone FROM listener.suppression WHERE phone = ANY(%(phones)s::text[]);
 
 -- name: replace
--- Waiting messages that give way to newer changes. Fewer rows than ids: one of them is being sent, look again.
+-- Waiting messages that give way to newer changes. Fewer rows than ids: one of them is or was being sent, look again.
 WITH gone AS (
     DELETE FROM listener.message m
      USING unnest(%(ids)s::bigint[], %(reasons)s::text[]) AS r(id, why)
-     WHERE m.id = r.id AND m.state = 'waiting'
+     WHERE m.id = r.id AND m.state = 'waiting' AND m.unsure = 0
     RETURNING m.*, r.why
 )
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,

@@ -3,6 +3,7 @@
 import pytest
 
 from listener import settling
+from listener.backoff import Backoff
 from listener.simulator.gateway import (
     TRUNCATED_JSON,
     Action,
@@ -132,3 +133,23 @@ async def test_a_message_that_prefers_twice_to_never_is_sent_once_more_and_no_mo
             await world.db.execute("UPDATE listener.thread SET next_at = now()")
             await world.until("SELECT state = 'unknown' FROM listener.message")
         assert world.arrived() == ["text", "text"]
+
+
+async def test_what_was_perhaps_sent_is_not_replaced_by_a_newer_change(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I3: what the gateway may have is never called superseded; the newer change makes a message of its own."""
+    monkeypatch.setattr(settling, "RESEND_BACKOFF", Backoff(first=60, longest=60))
+    rules = rules_text(defaults="if_unsure: resend") + "    coalesce: {wait: 1s}\n"
+    async with open_world(erp_database, rules=rules) as world:
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER)))
+        await world.note("order", "first")
+        async with world.service():
+            await world.until("SELECT state = 'waiting' AND unsure = 1 FROM listener.message")
+            await world.note("order", "second")
+            await world.until("SELECT count(*) = 2 FROM listener.messages")
+            await world.db.execute("UPDATE listener.message SET due_at = now()")
+            await world.db.execute("UPDATE listener.thread SET next_at = now(), ticket_wait_until = NULL")
+            await world.settled()
+        assert await world.states() == {"first": "accepted", "second": "accepted"}
+        assert world.arrived() == ["first", "first", "second"]
