@@ -73,8 +73,13 @@ class Matcher:
         self._taken: Sequence[Change] = ()
         self._failures = 0
         self._said = False
-        # when it last looked and the database answered
-        self.moved_at = monotonic()
+        # when it last looked and the database answered, and when it last failed to
+        self.moved_at = self._failed_at = monotonic()
+
+    @property
+    def turned_at(self) -> float:
+        """When it last came round, in vain or not; monotonic."""
+        return max(self.moved_at, self._failed_at)
 
     async def close(self) -> None:
         await self._link.close()
@@ -87,6 +92,7 @@ class Matcher:
                 await self._watch(stopping)
             except (*LOST, ListenerError) as error:
                 self._failures += 1
+                self._failed_at = monotonic()
                 self._batch = max(1, self._batch // 4)
                 if not self._said:
                     self._said = True

@@ -1,8 +1,18 @@
-"""The schema `listener`, made by the numbered files of `sql/migrations/`: forward only, checksummed, one at a time."""
+"""The schema `listener`, made by the numbered files of `sql/migrations/`: forward only, checksummed, one at a time.
 
+A migration may come while replicas of the version before are at work, and they notice only within a second. So it never
+changes the meaning of what is there: the statements of the version before go on working, or fail. What that version
+still reads or writes is dropped by a later one.
+"""
+
+import asyncio
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+
+import psycopg
 
 from listener.database import Connection
 from listener.errors import ListenerError
@@ -11,6 +21,8 @@ from listener.queries import read, sql_folder
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
 # Any number will do, as long as it is ours alone.
 _LOCK = 7_466_382_153
+# times to try for the locks on busy tables
+_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +38,15 @@ class Migration:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def migrations() -> list[Migration]:
-    """All migrations, in order."""
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """All migrations of this program, in order: as they were first read, even if a newer program has been put in its
+    place on the disk since."""
     names = sorted(f.name for f in sql_folder().joinpath("migrations").iterdir() if _FILE.fullmatch(f.name))
-    return [
+    return tuple(
         Migration(number=int(name[:4]), name=name.removesuffix(".sql"), text=read(f"migrations/{name}"))
         for name in names
-    ]
+    )
 
 
 async def pending(conn: Connection) -> list[Migration]:
@@ -41,24 +55,44 @@ async def pending(conn: Connection) -> list[Migration]:
     Raises `ListenerError` when an applied migration is not the one in this version, or the schema is somebody else's.
     """
     if not await installed(conn):
-        return migrations()
+        return list(migrations())
     cursor = await conn.execute("SELECT number, name, sha256 FROM listener.migration ORDER BY number")
     applied = {row["number"]: row for row in await cursor.fetchall()}
     ours = {m.number: m for m in migrations()}
+    if reason := newer([row["name"] for row in applied.values()]):
+        raise ListenerError(reason)
     for number, row in applied.items():
-        if number not in ours:
-            raise ListenerError(
-                f"the database is newer than this program: it has migration {row['name']}. Update listener."
-            )
         if ours[number].sha256 != row["sha256"]:
             raise ListenerError(f"migration {row['name']} in the database is not the one of this program")
     return [m for number, m in ours.items() if number not in applied]
 
 
+def newer(applied: Sequence[str]) -> str | None:
+    """Why this program must not work on a schema that the migrations of these names made; None if it may."""
+    unknown = set(applied) - {m.name for m in migrations()}
+    if not unknown:
+        return None
+    return f"the database is newer than this program: it has migration {max(unknown)}. Update listener."
+
+
 async def migrate(conn: Connection) -> list[Migration]:
-    """Runs what is pending, all or nothing, and returns it. Two at once do it once."""
+    """Runs what is pending, all or nothing, and returns it. Two at once do it once.
+
+    Raises `ListenerError` when tables stay locked by others.
+    """
+    for attempt in range(1, _TRIES + 1):
+        try:
+            return await _migrate(conn)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            await asyncio.sleep(attempt * 0.25)
+    raise ListenerError("the migration: its tables are locked by others; try again at a quieter time")
+
+
+async def _migrate(conn: Connection) -> list[Migration]:
     async with conn.transaction():
         await conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        # The ERP's triggers and the other replicas queue behind a lock that is waited for: do not wait long for it.
+        await conn.execute("SET LOCAL lock_timeout = '1s'")
         todo = await pending(conn)
         if todo and not await installed(conn):
             await conn.execute(bootstrap_sql().encode(), prepare=False)
@@ -87,7 +121,7 @@ async def installed(conn: Connection) -> bool:
     return bool(row and row["ours"])
 
 
-def script(todo: list[Migration]) -> str:
+def script(todo: Sequence[Migration]) -> str:
     """`migrate` as SQL for a person to run: the same statements and the same notes of what was done."""
     pieces = [bootstrap_sql()] if todo and todo[0].number == 1 else []
     for m in todo:

@@ -8,15 +8,16 @@ faults changes nothing: the last good rules stay, also over a restart, and the f
 import asyncio
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 
 import structlog
 
-from listener import accounts, capture, identity, migrations
+from listener import accounts, capture, identity, migrations, notify
 from listener.database import LOST, Connection, Link
-from listener.errors import Fault, ListenerError, OutOfReachError, RulesError, describe
+from listener.errors import Fault, ListenerError, RulesError, describe
 from listener.installation import captures, install
 from listener.messages import to_json
 from listener.model import Mode
@@ -49,6 +50,8 @@ class Rulebook:
         self._said = False
         # when file and fleet were last looked at
         self.moved_at = monotonic()
+        # why this program must go: the database has been made fit for a newer one
+        self.superseded: str | None = None
 
     async def run(self, stopping: asyncio.Event, reload: asyncio.Event) -> None:
         """Looks at the file and at the fleet once a second, and at once when `reload` is set."""
@@ -57,11 +60,15 @@ class Rulebook:
             asked = reload.is_set()
             reload.clear()
             try:
-                await self._look_at_file(asked=asked)
-                await self._follow_fleet()
+                with notify.reloading() if asked else nullcontext():
+                    await self._look_at_file(asked=asked)
+                    await self._follow_fleet()
+                if self.superseded is not None:
+                    stopping.set()
                 self._said = False
                 self.moved_at = monotonic()
-            except (*LOST, OutOfReachError) as error:
+            except (*LOST, ListenerError) as error:
+                # Rules that this version cannot read among them: others match then, and sending goes on.
                 if not self._said:
                     self._said = True
                     log.warning("rules_not_polled", error=describe(error))
@@ -79,7 +86,13 @@ class Rulebook:
     async def _follow_fleet(self) -> None:
         async with self._link.use() as conn:
             row = await (await conn.execute(SQL["fleet"], {})).fetchone()
-        if row and row["rules_version"] is not None:
+        if row is None:
+            return
+        if newer := migrations.newer(row["migrations"]):
+            # What a newer program makes of these rules is not for this one to judge.
+            self.superseded = newer
+            log.error("database_is_newer", effect="this replica stops", cure="update listener and start it again")
+        elif row["rules_version"] is not None:
             await self.follow(row["rules_version"])
 
     async def _look_at_file(self, *, asked: bool) -> None:

@@ -19,11 +19,13 @@ from listener.caresoft import CareSoft
 from listener.database import Link
 from listener.delivery import Delivery
 from listener.doorbell import Doorbell
+from listener.errors import ListenerError
 from listener.matching import Matcher
 from listener.model import Change
+from listener.notify import keep_telling
 from listener.recheck import Recheck
 from listener.reconcile import Reconciler
-from listener.rulebook import open_rulebook
+from listener.rulebook import Rulebook, open_rulebook
 from listener.rules.judging import Verdict
 from listener.settings import Settings
 from listener.settling import Result
@@ -84,18 +86,18 @@ class Service:
             calendar = Calendar(self.settings, book)
             stack.push_async_callback(calendar.close)
             reconciler = Reconciler(background, lambda: book.current.rules.accounts, gateway, delivery.give)
+            health = Health(
+                moved=lambda: {
+                    "match": matcher.moved_at,
+                    "upkeep": upkeep.moved_at,
+                    "reconcile": reconciler.moved_at,
+                    "rules": book.moved_at,
+                    **delivery.moved(),
+                },
+                notes=lambda: {"listening": doorbell.connected, "rules": book.current.version},
+                ready=lambda: self.ready.is_set() and not self.stopping.is_set(),
+            )
             if not once:
-                health = Health(
-                    moved=lambda: {
-                        "match": matcher.moved_at,
-                        "upkeep": upkeep.moved_at,
-                        "reconcile": reconciler.moved_at,
-                        "rules": book.moved_at,
-                        **delivery.moved(),
-                    },
-                    notes=lambda: {"listening": doorbell.connected, "rules": book.current.version},
-                    ready=lambda: self.ready.is_set() and not self.stopping.is_set(),
-                )
                 self.address = await stack.enter_async_context(serve(self.settings, health))
             async with asyncio.TaskGroup() as tasks:
                 settling = _start(tasks, delivery.settle_loop(), "settle")
@@ -111,6 +113,8 @@ class Service:
                 book.on_change = lambda rules: delivery.use(tasks, rules.rules.accounts, self.stopping)
                 book.on_change(book.current)
                 self.ready.set()
+                if not once:
+                    _start(tasks, self._keep_telling(health, book, matcher, delivery), "notify")
                 await self.stopping.wait()
                 listening.cancel()
                 # Requests in flight end by their own time-out; then their outcomes are written down.
@@ -118,7 +122,21 @@ class Service:
                     log.warning("stopped_early", effect="what was being sent will be shown as unknown")
                 settling.cancel()
         log.info("stopped", replica=str(replica)[:8])
+        if book.superseded is not None:
+            raise ListenerError(book.superseded)
         return delivery.stopped
+
+    async def _keep_telling(self, health: Health, book: Rulebook, matcher: Matcher, delivery: Delivery) -> None:
+        def turned() -> dict[str, float]:
+            # The settler is left out: it has no more to say than these while the database is away.
+            loops = {name: at for name, at in delivery.moved().items() if name != "settle"}
+            return {"match": matcher.turned_at, **loops}
+
+        def status() -> str:
+            fine = f"rules version {book.current.version}, mode {self.settings.mode}"
+            return "; ".join(health.report()["reasons"]) or fine
+
+        await keep_telling(self.stopping, turned, status)
 
     async def _until_done(self, calendar: Calendar, matcher: Matcher, delivery: Delivery) -> None:
         await calendar.look()

@@ -27,6 +27,7 @@ _VERBS = {
     "forget": ("act", "Remove a person's data."),
     "export": ("act", "All that is kept about a person."),
     "status": ("show", "One screen: backlog, pace, pauses, rules, failures."),
+    "healthcheck": ("healthcheck", "Ask the daemon on this machine whether it is well."),
     "simulator": ("daemon", "The CareSoft API on this machine, for trying things out."),
 }
 

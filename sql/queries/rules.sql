@@ -18,7 +18,8 @@ UPDATE listener.fleet SET rules_version = %(version)s, faults = '[]',
 UPDATE listener.fleet SET faults = %(faults)s::jsonb;
 
 -- name: fleet
-SELECT rules_version FROM listener.fleet;
+-- The rules in force, and the migrations that made the schema.
+SELECT rules_version, ARRAY(SELECT name FROM listener.migration ORDER BY number) AS migrations FROM listener.fleet;
 
 -- name: source
 SELECT source FROM listener.rules WHERE version = %(version)s;

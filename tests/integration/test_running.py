@@ -1,0 +1,75 @@
+"""`listener run` under a supervisor: what it tells the service manager, and what `healthcheck` says."""
+
+import signal
+import time
+
+import pytest
+
+from listener.web import health as health_module
+from tests.support.manager import open_manager
+from tests.support.verbs import verb
+from tests.support.world import open_world, rules_text
+
+# seconds; the matcher comes round once a second when idle
+WATCHDOG = 4.0
+
+
+async def test_the_service_manager_hears_of_start_life_reload_and_stop(erp_database: str) -> None:
+    async with open_world(erp_database) as world, open_manager(world.folder) as manager:
+        replica = await world.replica(**manager.environment(WATCHDOG))
+        heard = await manager.hears(READY="1", STATUS="rules version 1, mode live")
+        assert heard == 1, manager.said
+        alive = await manager.hears(heard, WATCHDOG="1", STATUS="rules version 1")
+
+        world.use_rules(rules_text(rate="50/s"))
+        asked_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        replica.signal(signal.SIGHUP)
+        reloading = await manager.hears(alive, RELOADING="1")
+        assert int(manager.said[reloading - 1]["MONOTONIC_USEC"]) >= asked_at
+        loaded = await manager.hears(reloading, READY="1")
+        await manager.hears(loaded, WATCHDOG="1", STATUS="rules version 2")
+
+        # Refused rules end a reload too.
+        world.use_rules("version: 1\n")
+        replica.signal(signal.SIGHUP)
+        await manager.hears(await manager.hears(loaded, RELOADING="1"), READY="1")
+
+        assert await replica.stop() == 0, replica.log.read_text()
+        assert manager.said[-1]["STOPPING"] == "1"
+
+
+async def test_a_manager_that_is_gone_is_no_reason_to_fail(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        replica = await world.replica(NOTIFY_SOCKET=str(world.folder / "nobody"), WATCHDOG_USEC="400000")
+        await world.note("topic", "note")
+        await world.settled()
+        assert await replica.stop() == 0, replica.log.read_text()
+
+
+async def test_healthcheck_exits_0_while_every_part_moves_and_else_says_which_does_not(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(erp_database) as world, world.service() as service:
+        address = str(service.address).removeprefix("http://")
+        environment = {**world.environment(), "LISTENER_HTTP": address}
+        well = await verb(environment, "healthcheck")
+        assert (well.code, well.out) == (0, "well: every part moves\n")
+        # A container listens everywhere.
+        anywhere = {**environment, "LISTENER_HTTP": address.replace("127.0.0.1", "0.0.0.0")}
+        assert (await verb(anywhere, "healthcheck")).code == 0
+
+        monkeypatch.setattr(health_module, "STALE", -1.0)
+        ill = await verb(environment, "healthcheck")
+        assert ill.code == 1
+        assert "match has not moved for 0 s" in ill.err
+    gone = await verb(environment, "healthcheck")
+    assert gone.code == 1
+    assert gone.err.startswith(f"nobody answers at {address}")
+
+
+async def test_healthcheck_is_not_taken_in_by_somebody_else(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        gateway = world.gateway.url.removeprefix("http://")
+        said = await verb({**world.environment(), "LISTENER_HTTP": gateway}, "healthcheck")
+        assert said.code == 1
+        assert said.err == f"something else than listener answers at {gateway}\n"
