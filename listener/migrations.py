@@ -2,7 +2,8 @@
 
 A migration may come while replicas of the version before are at work, and they notice only within a second. So it never
 changes the meaning of what is there: the statements of the version before go on working, or fail. What that version
-still reads or writes is dropped by a later one.
+still reads or writes is dropped by a later one. And one that locks the outbox does nothing else, since the ERP's
+triggers wait for it no longer than 200 ms, and a change that they give up is lost.
 """
 
 import asyncio
@@ -21,8 +22,9 @@ from listener.queries import read, sql_folder
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
 # Any number will do, as long as it is ours alone.
 _LOCK = 7_466_382_153
-# times to try for the locks on busy tables
-_TRIES = 8
+# Whoever waits for a lock holds up all who come later; the triggers give up after 200 ms. So: briefly, and often.
+_LOCK_TIMEOUT = "100ms"
+_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,33 +78,31 @@ def newer(applied: Sequence[str]) -> str | None:
 
 
 async def migrate(conn: Connection) -> list[Migration]:
-    """Runs what is pending, all or nothing, and returns it. Two at once do it once.
+    """Runs what is pending, each whole or not at all, and returns it. Two at once do it once.
 
-    Raises `ListenerError` when tables stay locked by others.
+    Raises `ListenerError` when tables stay locked by others; what was done before stays done.
     """
+    await conn.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+    try:
+        todo = await pending(conn)
+        for migration in todo:
+            await _run(conn, migration)
+    finally:
+        if not conn.closed:
+            await conn.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+    return todo
+
+
+async def _run(conn: Connection, migration: Migration) -> None:
+    """In one round trip, so that no lock is held for as long as this process may be kept waiting."""
+    text = f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}';\n{script([migration])}"
     for attempt in range(1, _TRIES + 1):
         try:
-            return await _migrate(conn)
+            await conn.execute(text.encode(), prepare=False)
+            return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            await asyncio.sleep(attempt * 0.25)
-    raise ListenerError("the migration: its tables are locked by others; try again at a quieter time")
-
-
-async def _migrate(conn: Connection) -> list[Migration]:
-    async with conn.transaction():
-        await conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        # The ERP's triggers and the other replicas queue behind a lock that is waited for: do not wait long for it.
-        await conn.execute("SET LOCAL lock_timeout = '1s'")
-        todo = await pending(conn)
-        if todo and not await installed(conn):
-            await conn.execute(bootstrap_sql().encode(), prepare=False)
-        for migration in todo:
-            await conn.execute(migration.text.encode(), prepare=False)
-            await conn.execute(
-                "INSERT INTO listener.migration (number, name, sha256) VALUES (%s, %s, %s)",
-                [migration.number, migration.name, migration.sha256],
-            )
-    return todo
+            await asyncio.sleep(min(1.0, attempt * 0.1))
+    raise ListenerError(f"migration {migration.name}: its tables are locked by others; try again at a quieter time")
 
 
 def bootstrap_sql() -> str:

@@ -109,6 +109,8 @@ PAID: list[Captured] = [("update", "1", row(1, "new"), row(1, "paid"))]
     ],
 )
 async def test_a_change_is_captured_once_whichever_way_it_is_made(erp: Erp, before: str, statement: str) -> None:
+    if statement.startswith("MERGE") and erp.db.info.server_version < 150000:
+        pytest.skip("MERGE came with PostgreSQL 15")
     await erp.run(before)
     await watch_status(erp)
     await erp.run(statement)
