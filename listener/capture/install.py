@@ -18,7 +18,6 @@ SQL = load("capture")
 
 # times to try for the lock on a busy table
 _TRIES = 8
-_CONFIG = {"search_path=pg_catalog, pg_temp", "lock_timeout=200ms"}
 
 
 class Step(StrEnum):
@@ -28,6 +27,8 @@ class Step(StrEnum):
     REPLACE = "replace"
     ENABLE = "enable"
     DROP = "drop"
+    GRANT = "grant"
+    REVOKE = "revoke"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class Difference:
     watch: str
     what: str
     statement: str
+    # False if it takes the right of another role, such as the owner of another table
+    ours: bool = True
 
 
 async def differences(conn: Connection, captures: Sequence[Capture]) -> list[Difference]:
@@ -82,7 +85,7 @@ async def differences(conn: Connection, captures: Sequence[Capture]) -> list[Dif
 
 
 def _is_right(function: Mapping[str, Any], capture: Capture) -> bool:
-    return bool(function["body"] == capture.body and function["definer"] and set(function["config"]) == _CONFIG)
+    return bool(function["body"] == capture.body and function["definer"] and set(function["config"]) == capture.config)
 
 
 def _trigger_step(conn: Connection, step: Step, template: str, row: Mapping[str, Any]) -> Difference:
@@ -111,6 +114,8 @@ async def apply(conn: Connection, steps: Sequence[Difference], say: Callable[[st
                 async with conn.transaction():
                     # A trigger's lock makes every later writer of the table queue behind it: do not wait long for it.
                     await conn.execute("SET LOCAL lock_timeout = '1s'")
+                    # No operator or function that an ERP role put in our way is taken for PostgreSQL's own.
+                    await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
                     await conn.execute(step.statement.encode(), prepare=False)
                 break
             except psycopg.errors.LockNotAvailable:
@@ -121,6 +126,9 @@ async def apply(conn: Connection, steps: Sequence[Difference], say: Callable[[st
                 say(f"  the table is busy, trying again ({attempt} of {_TRIES})")
                 await asyncio.sleep(attempt * 0.5)
             except psycopg.errors.InsufficientPrivilege as error:
+                if step.what.startswith("role "):
+                    cure = step.statement.replace("NOLOGIN", "LOGIN PASSWORD '...'")
+                    raise ListenerError(f"there is no {step.what}; let somebody who may make roles run: {cure}") from None
                 owner = "the table" if step.what.startswith("trigger") else "the schema `listener`"
                 raise ListenerError(
                     f"{step.what}: {error.diag.message_primary}; run it as the owner of {owner}"

@@ -17,6 +17,8 @@ from listener.words import did_you_mean
 
 SQL = load("capture")
 
+_CONCAT = " OPERATOR(pg_catalog.||) "
+_JOIN_KEY = f"{_CONCAT}'/'{_CONCAT}"
 # PostgreSQL passes at most 100 arguments to one function call: name and value for each column.
 _COLUMNS_A_CALL = 50
 
@@ -56,6 +58,7 @@ class Capture:
     function: str
     body: str
     function_sql: str
+    config: frozenset[str]
     triggers: tuple[Trigger, ...]
 
 
@@ -115,7 +118,13 @@ class _Generator:
             columns=self.columns,
             function=function,
             body=body,
-            function_sql=self._render("function", function=identifier, body=_dollar_quoted(body)),
+            function_sql=self._render(
+                "function",
+                function=identifier,
+                body=_dollar_quoted(body),
+                config=sql.SQL(" ").join(sql.SQL(f"SET {name} = {value}") for name, value in self._config.items()),
+            ),
+            config=frozenset(f"{name}={value}" for name, value in self._config.items()),
             triggers=tuple(self._triggers(identifier)),
         )
 
@@ -137,12 +146,22 @@ class _Generator:
         )
 
     @property
+    def _guarded(self) -> bool:
+        """Whether `where` runs inside the function."""
+        return bool(self._where) and not self._simple
+
+    @property
+    def _config(self) -> dict[str, str]:
+        """What the function sets while it runs: its path too, where it holds more than names that say their schema."""
+        pinned = {"search_path": "pg_catalog, pg_temp"} if self._guarded or self.table.moved_by else {}
+        return {**pinned, "lock_timeout": "200"}
+
+    @property
     def _changed(self) -> sql.Composable:
         return sql.SQL(" OR ").join(_differs(self.table.kinds[c], c) for c in self.watch.columns)
 
     def _body(self) -> str:
         nothing = sql.SQL("")
-        guarded = self._where and not self._simple
         left = sql.Literal(f"listener.left_{self.name}")
         changed: list[sql.Composable] = [sql.SQL("({})").format(self._changed)]
         if "update" not in self.watch.events:
@@ -159,8 +178,8 @@ class _Generator:
             new=self._side("new"),
             declare=self._piece("declare_moved", left=left) if self.table.moved_by else nothing,
             moved=self._piece("moved", **moved) if self.table.moved_by else nothing,
-            guard=self._piece("guard", where=self._function_where()) if guarded else nothing,
-            ring=self._piece("ring") if self.doorbell else nothing,
+            guard=self._piece("guard", where=self._function_where()) if self._guarded else nothing,
+            ring=self._piece("ring", late=sql.SQL(self._render("late"))) if self.doorbell else nothing,
             swallow=self._piece("swallow", watch=sql.Literal(self.name), lost_key=self._lost_key())
             if self.watch.on_capture_error != "abort"
             else nothing,
@@ -171,7 +190,7 @@ class _Generator:
         if self.table.moved_by:
             return sql.SQL("op")
         events = sorted(self.watch.events)
-        return sql.Literal(events[0].value) if len(events) == 1 else sql.SQL("lower(TG_OP)")
+        return sql.Literal(events[0].value) if len(events) == 1 else sql.SQL("pg_catalog.lower(TG_OP)")
 
     def _side(self, what: str) -> sql.Composable:
         """The key, old or new value for whichever operation fires; without a CASE where only one can."""
@@ -189,16 +208,26 @@ class _Generator:
         events = sorted(self.watch.events)
         if len(events) == 1:
             return by_event[events[0]]
-        cases = [sql.SQL("WHEN {} THEN {}").format(sql.Literal(event.value), by_event[event]) for event in events]
-        return sql.SQL("CASE {} {} END").format(self._op, sql.SQL(" ").join(cases))
+        cases = [
+            sql.SQL("WHEN {} OPERATOR(pg_catalog.=) {} THEN {}").format(self._op, sql.Literal(event), by_event[event])
+            for event in events
+        ]
+        return sql.SQL("CASE {} END").format(sql.SQL(" ").join(cases))
 
     def _lost_key(self) -> sql.Composable:
         """The key where a column is gone: whatever of it is left."""
         parts = [
-            sql.SQL("coalesce(to_jsonb(NEW) ->> {c}, to_jsonb(OLD) ->> {c}, '')").format(c=sql.Literal(c))
+            sql.SQL("coalesce({arrow}, '')").format(
+                arrow=sql.SQL(", ").join(
+                    sql.SQL("pg_catalog.to_jsonb({side}) OPERATOR(pg_catalog.->>) {c}").format(
+                        side=sql.SQL(side), c=sql.Literal(c)
+                    )
+                    for side in ("NEW", "OLD")
+                )
+            )
             for c in self.key
         ]
-        return sql.SQL(" || '/' || ").join(parts)
+        return sql.SQL(_JOIN_KEY).join(parts)
 
     def _function_where(self) -> sql.Composable:
         if "delete" not in self.watch.events:
@@ -306,9 +335,9 @@ def _value(kind: Kind, field: sql.Composable) -> sql.Composable:
     """A column's value for jsonb, the same whatever the session's settings and with numbers as numbers."""
     match kind.base:
         case "money":
-            return sql.SQL("{}::numeric").format(field)
+            return sql.SQL("{}::pg_catalog.numeric").format(field)
         case "bytea":
-            return sql.SQL(r"'\x' || encode({}, 'hex')").format(field)
+            return sql.SQL(rf"E'\\x'{_CONCAT}pg_catalog.encode({{}}, 'hex')").format(field)
         case _:
             return field
 
@@ -316,7 +345,7 @@ def _value(kind: Kind, field: sql.Composable) -> sql.Composable:
 def _object(table: Table, columns: Sequence[str], side: sql.Composable) -> sql.Composable:
     chunks = [columns[i : i + _COLUMNS_A_CALL] for i in range(0, len(columns), _COLUMNS_A_CALL)]
     calls = [
-        sql.SQL("jsonb_build_object({})").format(
+        sql.SQL("pg_catalog.jsonb_build_object({})").format(
             sql.SQL(", ").join(
                 sql.SQL("{}, {}").format(
                     sql.Literal(c), _value(table.kinds[c], sql.SQL("{}.{}").format(side, sql.Identifier(c)))
@@ -326,7 +355,7 @@ def _object(table: Table, columns: Sequence[str], side: sql.Composable) -> sql.C
         )
         for chunk in chunks
     ]
-    return sql.SQL(" || ").join(calls)
+    return sql.SQL(_CONCAT).join(calls)
 
 
 def _key(table: Table, key: Sequence[str], side: sql.Composable) -> sql.Composable:
@@ -337,19 +366,20 @@ def _key(table: Table, key: Sequence[str], side: sql.Composable) -> sql.Composab
     ]
     if len(values) == 1:
         return values[0]
-    escaped = [sql.SQL(r"replace(replace({}, '\', '\\'), '/', '\/')").format(value) for value in values]
-    return sql.SQL(" || '/' || ").join(escaped)
+    replace = r"pg_catalog.replace(pg_catalog.replace({}, E'\\', E'\\\\'), '/', E'\\/')"
+    return sql.SQL(_JOIN_KEY).join(sql.SQL(replace).format(value) for value in values)
 
 
 def _key_text(kind: Kind, field: sql.Composable) -> sql.Composable:
     """A key must be the same text in every session, whatever its DateStyle and time zone."""
     match kind.base:
         case "date" | "timestamp":
-            return sql.SQL("to_jsonb({}) #>> '{{}}'").format(field)
+            return sql.SQL("pg_catalog.to_jsonb({}) OPERATOR(pg_catalog.#>>) '{{}}'").format(field)
         case "timestamptz":
-            return sql.SQL("(to_jsonb({} AT TIME ZONE 'UTC') #>> '{{}}') || 'Z'").format(field)
+            utc = "pg_catalog.to_jsonb({} AT TIME ZONE 'UTC') OPERATOR(pg_catalog.#>>) '{{}}'"
+            return sql.SQL(f"({utc}){_CONCAT}'Z'").format(field)
         case _:
-            return sql.SQL("({})::text").format(_value(kind, field))
+            return sql.SQL("({})::pg_catalog.text").format(_value(kind, field))
 
 
 def _dollar_quoted(text: str) -> sql.Composable:

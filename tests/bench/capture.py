@@ -1,7 +1,8 @@
 """What capture costs the ERP: single-row updates by 16 clients, with and without triggers, interleaved in one run.
 
 Statements go over the simple protocol, one durable transaction each, as psycopg2 and most ERPs send them. While capture
-is measured somebody keeps the promise that a busy daemon keeps; nobody reads the outbox: the cores are the ERP's.
+is measured somebody keeps the promise that a busy daemon keeps, and somebody hears what the other trigger notifies;
+nobody reads the outbox: the cores are the ERP's.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import re
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
 from statistics import median
@@ -26,6 +27,8 @@ from listener.settings import Settings
 from listener.simulator.binaries import find_binaries
 from listener.simulator.postgres import Server
 from tests.bench.report import Figure, Report
+
+Connection = psycopg.Connection[tuple[object, ...]]
 
 CLIENTS = 16
 ROWS = 10_000
@@ -77,11 +80,10 @@ def run(*, short: bool) -> Report:
         dsn = server.create_database("bench")
         asyncio.run(_prepare(dsn, rows))
         with (
-            _promised(dsn),
-            psycopg.connect(dsn, autocommit=True) as hears,
+            _beside(dsn, _promise),
+            _beside(dsn, _hear),
             psycopg.connect(dsn, autocommit=True) as db,
         ):
-            hears.execute("LISTEN bench")
             for number in range(rounds):
                 # forwards and backwards, so that a drift of the machine favours nobody
                 for case in list(CASES) if number % 2 == 0 else reversed(CASES):
@@ -118,22 +120,31 @@ async def _prepare(dsn: str, rows: int) -> None:
 
 
 @contextmanager
-def _promised(dsn: str) -> Iterator[None]:
-    """Promises to look, as a busy matcher does."""
+def _beside(dsn: str, work: Callable[[Connection, threading.Event], None]) -> Iterator[None]:
+    """Runs `work` in a thread with a connection of its own."""
     over = threading.Event()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        thread = threading.Thread(target=work, args=(conn, over))
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
-    def promise() -> None:
-        with psycopg.connect(dsn, autocommit=True) as conn:
-            while not over.wait(0.1):
-                conn.execute(load("doorbell")["promise"], {"ms": 1000})
 
-    thread = threading.Thread(target=promise)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+def _promise(conn: Connection, over: threading.Event) -> None:
+    """Promises to look, as a busy matcher does."""
+    while not over.wait(0.1):
+        conn.execute(load("doorbell")["promise"], {"ms": 1000})
+
+
+def _hear(conn: Connection, over: threading.Event) -> None:
+    """Hears every notification, as what they are made for would."""
+    conn.execute("LISTEN bench")
+    while not over.is_set():
+        for _ in conn.notifies(timeout=0.1):
+            pass
 
 
 def _load(dsn: str, table: str, statement: str, seconds: float, rows: int) -> float:

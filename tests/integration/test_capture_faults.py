@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -290,6 +291,61 @@ async def test_a_hostile_search_path_and_look_alikes_get_nothing(erp: Erp) -> No
         stolen = await (await mallory.execute("SELECT * FROM stolen")).fetchall()
         assert stolen == []
     assert len(await erp.captured()) == 2
+    assert await erp.failures() == 0
+
+
+SHADOWS = """
+CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO PUBLIC;
+CREATE FUNCTION evil.jsonb_build_object(text, date, text, text) RETURNS jsonb LANGUAGE plpgsql AS
+    'BEGIN RAISE EXCEPTION $x$stolen$x$; END';
+DO $$
+DECLARE each record;
+BEGIN
+    FOR each IN SELECT typname FROM pg_type WHERE typname IN ('text', 'int8', 'numeric', 'timestamptz') LOOP
+        EXECUTE format('CREATE TYPE evil.%I AS (stolen int)', each.typname);
+    END LOOP;
+    FOR each IN SELECT proname, pg_get_function_identity_arguments(oid) AS arguments, prorettype::regtype AS result
+                  FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = ANY(%(names)s)
+                   AND prokind = 'f' AND NOT proargtypes::oid[] && ARRAY['internal'::regtype, '"any"'::regtype]::oid[]
+    LOOP
+        EXECUTE format('CREATE FUNCTION evil.%I(%s) RETURNS %s LANGUAGE plpgsql AS %L',
+                       each.proname, each.arguments, each.result, 'BEGIN RAISE EXCEPTION $x$stolen$x$; END');
+    END LOOP;
+    FOR each IN SELECT oprname, oprleft::regtype AS l, oprright::regtype AS r, oprresult::regtype AS result, oid
+                  FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace AND oprleft <> 0
+                   AND oprname IN ('=', '<>', '<', '<=', '>', '>=', '+', '-', '*', '||', '->>', '#>>')
+    LOOP
+        EXECUTE format('CREATE FUNCTION evil.%I(%s, %s) RETURNS %s LANGUAGE plpgsql AS %L',
+                       'operator_' || each.oid, each.l, each.r, each.result, 'BEGIN RAISE EXCEPTION $x$stolen$x$; END');
+        EXECUTE format('CREATE OPERATOR evil.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = evil.%I)',
+                       each.oprname, each.l, each.r, 'operator_' || each.oid);
+    END LOOP;
+END $$
+"""
+
+
+async def test_a_body_without_a_pinned_path_looks_up_nothing_by_it(erp: Erp) -> None:
+    await erp.run("""CREATE TABLE public.odd (day date, seen timestamptz, name text, price money, raw bytea,
+                         PRIMARY KEY (day, seen, name))""")
+    every = ["insert", "update", "delete"]
+    odd = await erp.watch("odd", table="public.odd", columns=["price", "raw"], events=every, doorbell=True)
+    assert not any(setting.startswith("search_path") for setting in odd.config)
+    names = [name for name in set(re.findall(r"(\w+)\(", odd.body)) if name != "jsonb_build_object"]
+    await erp.run("SELECT setval('listener.promise', (extract(epoch FROM clock_timestamp()) * 1000)::bigint)")
+    await erp.run(psycopg.sql.SQL(SHADOWS.replace("%(names)s", "{}")).format(names).as_string(erp.db))
+    async with erp.session("mallory") as mallory:
+        await erp.run("GRANT ALL ON public.odd TO mallory")
+        await mallory.execute("SET search_path = evil, pg_temp, public, pg_catalog")
+        await mallory.execute("SET standard_conforming_strings = off")
+        with pytest.raises(psycopg.errors.RaiseException, match="stolen"):
+            await mallory.execute("SELECT lower('x'::pg_catalog.text)")
+        await mallory.execute("INSERT INTO public.odd VALUES ('2026-11-22', '2026-11-22 10:00+07', 'a/b', 5, 'x')")
+        await mallory.execute("UPDATE public.odd SET price = 6")
+        await mallory.execute("SET listener.mute = 'import'")
+        await mallory.execute("DELETE FROM public.odd")
+    key = r"2026-11-22/2026-11-22T03:00:00Z/a\/b"
+    assert [(op, at) for op, at, _, _ in await erp.captured()] == [("insert", key), ("update", key)]
+    assert [(op, at) for _, op, at, _, _ in await erp.muted()] == [("delete", key)]
     assert await erp.failures() == 0
 
 
