@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -112,9 +112,19 @@ def _without_secrets(error: psycopg.Error) -> str:
 
 
 class Link:
-    """One connection, made when first used and made again after it was lost; one user at a time."""
+    """One connection, made when first used and made again after it was lost; one user at a time.
 
-    def __init__(self, settings: Settings, purpose: str, **session: str) -> None:
+    `first` is done on every new one before anything else.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        purpose: str,
+        first: Callable[[Connection], Awaitable[None]] | None = None,
+        /,
+        **session: str,
+    ) -> None:
         self._settings = settings
         self._purpose = purpose
         self._session = session
@@ -123,6 +133,7 @@ class Link:
 
     @asynccontextmanager
     async def use(self, seconds: float = 15.0) -> AsyncIterator[Connection]:
+        self._first = first
         """The connection, for at most `seconds`: then its socket is cut, whatever hangs on it.
 
         Cut and not cancelled: a polite cancel needs the very server that does not answer, and psycopg waits for it.
@@ -130,7 +141,7 @@ class Link:
         """
         async with self._lock:
             if self._conn is None:
-                self._conn = await connect(self._settings, self._purpose, **self._session)
+                self._conn = await self._open(seconds)
             conn = self._conn
             timer = asyncio.get_running_loop().call_later(seconds, cut, conn)
             failed = True
@@ -158,4 +169,17 @@ def cut(conn: Connection) -> None:
     if conn.closed:
         return
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as twin:
+    async def _open(self, seconds: float) -> Connection:
+        conn = await connect(self._settings, self._purpose, **self._session)
+        timer = asyncio.get_running_loop().call_later(seconds, cut, conn)
+        try:
+            if self._first is not None:
+                await self._first(conn)
+        except BaseException:
+            await conn.close()
+            raise
+        finally:
+            timer.cancel()
+        return conn
+
         twin.shutdown(socket.SHUT_RDWR)

@@ -19,6 +19,7 @@ from listener import accounts, messages
 from listener.caresoft import Access, CareSoft
 from listener.database import BY_INDEX, LOST, Link
 from listener.errors import ListenerError, OutOfReachError, describe
+from listener.identity import Guard
 from listener.model import Lease, NotSent, Stale
 from listener.pacing import Punctuality
 from listener.recheck import Recheck
@@ -81,7 +82,8 @@ class Delivery:
         self._gateway = gateway
         self._recheck = recheck
         self._on_outcome = on_outcome
-        self._leasing = Link(settings, "lease", **BY_INDEX)
+        self._guard = Guard()
+        self._leasing = Link(settings, "lease", self._guard.ask, **BY_INDEX)
         self._settling = Link(settings, "settle", **BY_INDEX)
         self._outcomes: asyncio.Queue[Result] = asyncio.Queue()
         self._senders: dict[str, _Sender] = {}
@@ -216,6 +218,7 @@ class Delivery:
                 want=sender.room,
                 deadline=self._settings.http_timeout + margin,
             )
+        self._guard.saw(look.durable)
         return _Work(look=look, access=access, asked_at=asked_at)
 
     async def _disown(self, token: int, stopping: asyncio.Event) -> None:

@@ -25,12 +25,14 @@ LATE = 60.0
 class Look:
     """What a look for work brought: permits, and in how many seconds to look again.
 
-    `slot_in` is when the account may next send; `due_in` when something is next due (None: nothing waits).
+    `slot_in` is when the account may next send; `due_in` when something is next due (None: nothing waits). `durable` is
+    how far the server's log is on its disk, in bytes.
     """
 
     leases: tuple[Lease, ...]
     slot_in: float
     due_in: float | None
+    durable: int
 
 
 async def lease(
@@ -83,6 +85,7 @@ async def lease(
         ),
         slot_in=row["slot_in"] if row else 0.0,
         due_in=row["due_in"] if row else None,
+        durable=row["durable"] if row else 0,
     )
 
 

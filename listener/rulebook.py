@@ -15,7 +15,7 @@ from time import monotonic
 
 import structlog
 
-from listener import accounts, capture, identity, migrations, notify
+from listener import accounts, capture, migrations, notify
 from listener.database import LOST, Connection, Link
 from listener.errors import Fault, ListenerError, RulesError, describe
 from listener.installation import captures, install
@@ -180,7 +180,8 @@ async def open_rulebook(settings: Settings, link: Link) -> Rulebook:
                 accounts.access(name, account)
         for lack in await make_ready(conn, rules, settings):
             log.error("capture_differs", what=lack, cure=_INSTALL)
-        await identity.stop_if_another(conn)
+        for weakness in await capture.warnings(conn, [], doorbell=settings.doorbell):
+            log.warning("database_is_weak", what=weakness)
     return Rulebook(settings, link, rules, digest)
 
 

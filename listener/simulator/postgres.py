@@ -44,19 +44,26 @@ class Server:
     """
 
     def __init__(
-        self, *, settings: Mapping[str, str | int] | None = None, durable: bool = False, tcp: bool = False
+        self,
+        *,
+        settings: Mapping[str, str | int] | None = None,
+        durable: bool = False,
+        tcp: bool = False,
+        standby_of: "Server | None" = None,
     ) -> None:
         """Prepare; nothing runs before ``start``.
 
         ``settings`` go into postgresql.conf. ``durable`` keeps the cluster on disk with fsync on; without it a crash
         of the server loses nothing, a crash of the machine everything. ``tcp`` adds a port on loopback with a password
-        and makes ``dsn`` point there; without it only the socket in the private folder is open.
+        and makes ``dsn`` point there; without it only the socket in the private folder is open. With ``standby_of`` a
+        running server the cluster is a copy that streams from it until ``promote``.
         """
         self._settings = dict(settings or {})
         self._durable = durable
         self._tcp = tcp
         self._port = 5432
-        self._password = secrets.token_hex(16)
+        self._primary = standby_of
+        self._password = secrets.token_hex(16) if standby_of is None else standby_of._password
         self._watchdog: Watchdog | None = None
         self._folder = Path()
         self._bin = Path()
@@ -118,6 +125,21 @@ class Server:
         self.stop()
         self.start()
 
+    def promote(self) -> None:
+        """Make a standby the primary of a new timeline; return when it takes writes."""
+        with psycopg.connect(self.dsn(), autocommit=True) as connection:
+            connection.execute("SELECT pg_promote(true, %s)", [int(START_TIMEOUT)])
+
+    def snapshot(self) -> None:
+        """Copy the data of a stopped server, for ``rewind``."""
+        self._copy("data", "snapshot")
+
+    def rewind(self) -> None:
+        """Put the data of the last ``snapshot`` back, as who restores a virtual machine does; the server is stopped."""
+        (self._folder / "data").rename(self._folder / "future")
+        self._copy("snapshot", "data")
+        shutil.rmtree(self._folder / "future")
+
     def close(self) -> None:
         """End the server and remove everything. May be called again; a later ``start`` begins a new cluster."""
         atexit.unregister(self.close)
@@ -170,15 +192,36 @@ class Server:
         if account is not None:
             os.chown(password, account.uid, account.gid)
             os.chown(self._folder / "postgresql.conf", account.uid, account.gid)
-        watchdog.run(
-            str(self._bin / "initdb"),
-            *("--pgdata", str(self._folder / "data"), "--no-sync", "--username=postgres"),
-            *("--locale=C", "--encoding=UTF8"),
-            *("--auth-local=trust", "--auth-host=scram-sha-256", "--pwfile", str(password)),
-        )
+        if self._primary is None:
+            watchdog.run(
+                str(self._bin / "initdb"),
+                *("--pgdata", str(self._folder / "data"), "--no-sync", "--username=postgres"),
+                *("--locale=C", "--encoding=UTF8"),
+                *("--auth-local=trust", "--auth-host=scram-sha-256", "--pwfile", str(password)),
+            )
+        else:
+            primary = make_conninfo(host=str(self._primary.folder / "run"), port=self._primary._port, user="postgres")
+            watchdog.run(
+                str(self._bin / "pg_basebackup"),
+                *("--pgdata", str(self._folder / "data"), "--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
+                *("--dbname", primary),
+            )
         if watchdog.exited(START_TIMEOUT) != 0:
-            raise ListenerError(f"initdb failed:\n{self.log.strip()}")
+            raise ListenerError(f"no cluster could be made:\n{self.log.strip()}")
         return watchdog
+
+    def _copy(self, source: str, target: str) -> None:
+        """Copies a folder of the private one as the server's user; whatever was in ``target`` is gone."""
+        assert self._watchdog is not None and self._pid is None, "only of a server that is stopped"
+        folder = self._folder / target
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        if account := _account():
+            os.chown(folder, account.uid, account.gid)
+        with _as_listener_error():
+            self._watchdog.run("cp", "-a", f"{self._folder / source}/.", f"{folder}/")
+            if self._watchdog.exited(START_TIMEOUT) != 0:
+                raise ListenerError(f"no copy could be made:\n{self.log.strip()[-500:]}")
 
     def _configuration(self) -> str:
         settings: dict[str, str | int] = {

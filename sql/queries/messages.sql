@@ -162,13 +162,15 @@ UPDATE listener.account SET paused_until = clock_timestamp(), probe = NULL
  WHERE name = %(account)s AND probe = %(lease)s AND NOT EXISTS (SELECT FROM listener.thread WHERE lease = %(lease)s);
 
 -- name: next_look
--- In how many seconds the account may next send, and in how many something is due (NULL when nothing waits).
+-- In how many seconds the account may next send, and in how many something is due (NULL when nothing waits); and how much
+-- of the server's log is on its disk, by which a server that has gone back can be told.
 SELECT greatest(0, extract(epoch FROM greatest(
            CASE WHEN %(interval)s::float8 > 0 AND a.next_slot <= clock_timestamp() + make_interval(secs => 1 + %(interval)s::float8)
                 THEN a.next_slot END,
            a.paused_until, a.stopped_until,
            clock_timestamp()) - clock_timestamp()))::float8 AS slot_in,
-       extract(epoch FROM w.next_at - clock_timestamp())::float8 AS due_in
+       extract(epoch FROM w.next_at - clock_timestamp())::float8 AS due_in,
+       (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint AS durable
   FROM listener.account a,
        LATERAL (SELECT min(f.next_at) AS next_at FROM unnest(ARRAY[0, 1, 2]) AS p(priority), LATERAL (
            SELECT t.next_at FROM listener.thread t
