@@ -28,6 +28,12 @@ Connection: TypeAlias = AsyncConnection[DictRow]
 # Exceptions that mean "the connection is gone": reconnect and look again. Among the internal ones: a session ended for
 # idling in a transaction, as happens to a process that was stopped, and a server that has become read-only.
 LOST = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
+
+
+class NoPartitionError(psycopg.OperationalError):
+    """The day's partition is missing. Upkeep makes it within seconds: treated as a connection that was lost."""
+
+
 # seconds for a connection to be made, and as many for it to be set up
 _CONNECT = 10
 
@@ -151,6 +157,11 @@ class Link:
             except ListenerError:
                 failed = False
                 raise
+            except psycopg.errors.CheckViolation as error:
+                # Of these, only a row that fits no partition names a table and no constraint.
+                if error.diag.table_name is None or error.diag.constraint_name is not None:
+                    raise
+                raise NoPartitionError(f"{error.diag.table_name} has no partition for now") from None
             finally:
                 timer.cancel()
                 # A server that is read-only now answers every question, and will for ever: look for another one.

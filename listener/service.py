@@ -81,7 +81,7 @@ class Service:
             doorbell = Doorbell(self.settings)
             matcher = Matcher(self.settings, book, doorbell, delivery.wake, self.observer.on_change)
             stack.push_async_callback(matcher.close)
-            upkeep = Upkeep(background, replica, book, delivery.give)
+            upkeep = Upkeep(background, replica, book, delivery.give, self.settings.retention)
             stack.push_async_callback(upkeep.close)
             calendar = Calendar(self.settings, book)
             stack.push_async_callback(calendar.close)

@@ -3,14 +3,29 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from listener.errors import UsageError
-from listener.model import Mode
+from listener.model import Mode, State
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DEFAULT_HTTP = "127.0.0.1:8080"
+# a repeat by a person, a late answer and a cap of a day need what is younger than this
+_LEAST_KEPT = 2
+# every day is a partition, and who looks at a message locks them all
+_MOST_KEPT = 400
+_KEPT = frozenset(State) - {State.WAITING, State.SENDING}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """For how long messages are kept, with their attempts and changes; in some states phone and text only for less."""
+
+    # three months
+    keep: timedelta = timedelta(days=92)
+    sooner: Mapping[State, timedelta] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +46,7 @@ class Settings:
     log: str = ""
     # seconds from the start of a request to the end of its answer
     http_timeout: float = 30.0
+    retention: Retention = field(default_factory=Retention)
 
     @property
     def gateway_is_local(self) -> bool:
@@ -89,6 +105,7 @@ def read_settings(environ: Mapping[str, str] = os.environ, **flags: object) -> S
     take("auto_install", "LISTENER_AUTO_INSTALL", _switch)
     take("log", "LISTENER_LOG", _log)
     take("http_timeout", "LISTENER_HTTP_TIMEOUT", _seconds)
+    take("retention", "LISTENER_RETENTION", read_retention)
     values |= {name: value for name, value in flags.items() if value is not None}
     if faults:
         raise UsageError("\n".join(faults))
@@ -144,3 +161,28 @@ def _seconds(text: str) -> float:
     if not 0.1 <= value <= 300:
         raise ValueError("use seconds between 0.1 and 300")
     return value
+
+
+def read_retention(text: str) -> Retention:
+    """`92d`, or `92d, accepted 30d, shadow 7d`. Raises `ValueError`."""
+    first, *others = (part.split() for part in text.split(","))
+    if len(first) != 1:
+        raise ValueError("write it as 92d, or as 92d, accepted 30d")
+    keep = _days(first[0])
+    sooner: dict[State, timedelta] = {}
+    for words in others:
+        if len(words) != 2:
+            raise ValueError("after the comma write a state and a time, such as accepted 30d")
+        if words[0] not in _KEPT:
+            raise ValueError(f"there is no state {words[0]!r}; use one of {', '.join(sorted(_KEPT))}")
+        sooner[State(words[0])] = _days(words[1])
+        if sooner[State(words[0])] > keep:
+            raise ValueError(f"{words[0]} cannot be kept for longer than the day that it is in: {first[0]}")
+    return Retention(keep=keep, sooner=sooner)
+
+
+def _days(text: str) -> timedelta:
+    number = text.removesuffix("d")
+    if text == number or not (number.isascii() and number.isdigit() and _LEAST_KEPT <= int(number) <= _MOST_KEPT):
+        raise ValueError(f"write a time from {_LEAST_KEPT}d to {_MOST_KEPT}d, such as 92d")
+    return timedelta(days=int(number))

@@ -1,7 +1,9 @@
-"""What must happen by itself every so often: ended leases, expiry, ticket ids on their way back, partitions ahead."""
+"""What must happen by itself every so often: ended leases, expiry, ticket ids on their way back, partitions ahead, and
+what was kept for long enough."""
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -15,7 +17,9 @@ from listener.errors import OutOfReachError, describe
 from listener.lookups import as_text
 from listener.model import Unknown
 from listener.queries import load
+from listener.retention import Keeper
 from listener.rulebook import Rulebook
+from listener.settings import Retention
 from listener.settling import Result
 from listener.waiting import wait_for_any
 
@@ -24,7 +28,7 @@ SQL = load("upkeep")
 
 ROUND = 1.0
 _SIGN_OF_LIFE = 10.0
-_PARTITIONS = 3600.0
+_FORGET_REPLICAS = 3600.0
 # seconds of a round that may go into the ERP's own tables
 _SAVING = 4.0
 
@@ -32,15 +36,18 @@ _SAVING = 4.0
 class Upkeep:
     """Every replica does all of it; what two do at once is done once."""
 
-    def __init__(self, link: Link, replica: UUID, book: Rulebook, give: Callable[[Result], None]) -> None:
+    def __init__(
+        self, link: Link, replica: UUID, book: Rulebook, give: Callable[[Result], None], retention: Retention
+    ) -> None:
         self._replica = replica
+        self._keeper = Keeper(retention)
         self._book = book
         self._give = give
         self._link = link
         self._said = False
         # when a round was last done
         self.moved_at = monotonic()
-        self._signed = self._partitioned = float("-inf")
+        self._signed = self._forgot = float("-inf")
 
     async def close(self) -> None:
         try:
@@ -65,10 +72,10 @@ class Upkeep:
     async def round(self) -> None:
         """Everything that is due now."""
         async with self._link.use() as conn:
-            if monotonic() - self._partitioned > _PARTITIONS:
-                await conn.execute(SQL["make_days"], {})
+            if monotonic() - self._forgot > _FORGET_REPLICAS:
                 await conn.execute(SQL["forget_replicas"], {})
-                self._partitioned = monotonic()
+                self._forgot = monotonic()
+            await self._make_days(conn)
             if monotonic() - self._signed > _SIGN_OF_LIFE:
                 await conn.execute(SQL["alive"], {"id": self._replica, "version": __version__})
                 await conn.execute(SQL["fold_tally"], {})
@@ -79,6 +86,13 @@ class Upkeep:
             await accounts.clock_set_back(conn)
             await messages.expire(conn)
             await self._save_tickets(conn)
+            await self._keeper.look(conn)
+
+    async def _make_days(self, conn: Connection) -> None:
+        """Every time, so that a partition that is gone is made again before anybody misses it for long."""
+        # Somebody maintains the table: there are days in hand.
+        with suppress(psycopg.errors.LockNotAvailable):
+            await conn.execute(SQL["make_days"], {})
 
     async def _save_tickets(self, conn: Connection) -> None:
         """Writes ticket ids back into the ERP, each in a transaction of its own, for at most a few seconds."""

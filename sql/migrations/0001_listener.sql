@@ -104,11 +104,20 @@ CREATE TABLE listener.thread (
     lease       bigint,
     -- the answer about an earlier message may still bring this thread's ticket: followers wait until then
     ticket_wait_until timestamptz,
+    -- when something was last sent in it
+    used_on     date NOT NULL DEFAULT current_date,
     UNIQUE (account, name),
     CHECK (lease IS NULL OR next_at IS NULL)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX thread_due ON listener.thread (account, priority, next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX thread_leased ON listener.thread (lease) WHERE lease IS NOT NULL;
+
+-- Whether a thread is named by somebody's phone: only these are forgotten in time, the others keep the ticket.
+CREATE FUNCTION listener.names_phone(thread text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT pg_catalog.regexp_replace(thread, '^[^:]*:|[ .()+-]', '', 'g') ~ '^(0|84|0084)?0?[35789][0-9]{8}$'
+$$;
+CREATE INDEX thread_of_phone ON listener.thread (used_on) WHERE listener.names_phone(name);
 
 -- Up to which day the query of a watch by date has run.
 CREATE TABLE listener.calendar (
@@ -231,6 +240,8 @@ CREATE TRIGGER transition BEFORE UPDATE OF state ON listener.finished FOR EACH R
 CREATE INDEX finished_id ON listener.finished (id);
 CREATE INDEX finished_phone ON listener.finished (phone, id);
 CREATE INDEX finished_change ON listener.finished (change_id);
+-- those that still hold what is to be removed after a time
+CREATE INDEX finished_personal ON listener.finished (state, settled_at) WHERE phone IS NOT NULL OR text IS NOT NULL;
 
 -- One row is one permission to write one request.
 CREATE TABLE listener.attempt (
@@ -287,25 +298,59 @@ CREATE TABLE listener.replica (
 );
 
 -- Makes the partitions of yesterday to a week ahead. SECURITY DEFINER, so that the daemon's role need not own tables.
+-- Each is made apart and attached: created in place, it would lock out whoever reads or writes the table.
 CREATE FUNCTION listener.make_days() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
 DECLARE
     parent text;
+    child  text;
     day    date;
     today  date := (now() AT TIME ZONE 'UTC')::date;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('listener.make_days'));
     FOREACH parent IN ARRAY ARRAY['finished', 'attempt', 'change'] LOOP
         FOR day IN SELECT today + n FROM generate_series(-1, 7) n LOOP
-            IF to_regclass(format('listener.%I', parent || to_char(day, '_YYYYMMDD'))) IS NULL THEN
-                EXECUTE format('CREATE TABLE listener.%I PARTITION OF listener.%I FOR VALUES FROM (%L) TO (%L)',
-                               parent || to_char(day, '_YYYYMMDD'), parent,
-                               day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
-            END IF;
+            child := parent || to_char(day, '_YYYYMMDD');
+            CONTINUE WHEN EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(format('listener.%I', child)) AND relispartition);
+            EXECUTE format('CREATE TABLE IF NOT EXISTS listener.%I (LIKE listener.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS '
+                           'INCLUDING INDEXES)', child, parent);
+            EXECUTE format('ALTER TABLE listener.%I ATTACH PARTITION listener.%I FOR VALUES FROM (%L) TO (%L)', parent, child,
+                           day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
         END LOOP;
     END LOOP;
 END $$;
 REVOKE ALL ON FUNCTION listener.make_days() FROM PUBLIC;
+
+-- Drops the oldest partition whose every row is older than `keep`: its name, if there was one and nobody was in the way;
+-- `more` when another call has something to do. It waits at most 40 ms for a lock, since everybody else waits behind it.
+CREATE FUNCTION listener.drop_day(keep interval, OUT dropped text, OUT more boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '40ms' AS $$
+DECLARE
+    old text[];
+BEGIN
+    IF keep < interval '2 days' THEN
+        RAISE EXCEPTION 'everything is kept for two days at least' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    more := false;
+    IF NOT pg_try_advisory_xact_lock(hashtext('listener.make_days')) THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(c.relname ORDER BY right(c.relname, 8), c.relname) INTO old
+      FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+     WHERE i.inhparent IN ('listener.finished'::regclass, 'listener.attempt'::regclass, 'listener.change'::regclass)
+       AND c.relname ~ '_[0-9]{8}$'
+       AND (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp <= (now() - keep) AT TIME ZONE 'UTC';
+    IF old IS NULL THEN
+        RETURN;
+    END IF;
+    more := true;
+    EXECUTE format('DROP TABLE listener.%I', old[1]);
+    dropped := old[1];
+    more := cardinality(old) > 1;
+EXCEPTION WHEN lock_not_available THEN
+    -- somebody reads it: next time
+END $$;
+REVOKE ALL ON FUNCTION listener.drop_day(interval) FROM PUBLIC;
 SELECT listener.make_days();
 
 -- For people to read.

@@ -295,6 +295,7 @@ UPDATE listener.thread t
        ticket_id = k.ticket_id,
        refused_ticket = coalesce(k.refused_ticket, t.refused_ticket),
        ticket_wait_until = k.wait_until,
+       used_on = current_date,
        next_at = CASE WHEN t.lease <> k.lease THEN NULL
                       WHEN k.ticket_id IS NULL AND k.ticket_own IS NULL AND k.due_at IS NOT NULL THEN greatest(k.due_at, k.wait_until)
                       ELSE k.due_at END,

@@ -4,7 +4,8 @@
 SELECT state, sum(n)::bigint AS n FROM (
     SELECT state, count(*) AS n FROM listener.message GROUP BY state
     UNION ALL
-    SELECT state, sum(n) FROM listener.tally GROUP BY state) AS s
+    -- what was unclear until its time was over is no longer anybody's concern
+    SELECT state, sum(n) FROM listener.tally WHERE state <> 'unknown' GROUP BY state) AS s
  GROUP BY state;
 
 -- name: oldest_waiting
