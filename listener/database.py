@@ -133,13 +133,13 @@ class Link:
     ) -> None:
         self._settings = settings
         self._purpose = purpose
+        self._first = first
         self._session = session
         self._lock = asyncio.Lock()
         self._conn: Connection | None = None
 
     @asynccontextmanager
     async def use(self, seconds: float = 15.0) -> AsyncIterator[Connection]:
-        self._first = first
         """The connection, for at most `seconds`: then its socket is cut, whatever hangs on it.
 
         Cut and not cancelled: a polite cancel needs the very server that does not answer, and psycopg waits for it.
@@ -169,17 +169,6 @@ class Link:
                     self._conn = None
                     await conn.close()
 
-    async def close(self) -> None:
-        if self._conn is not None:
-            await self._conn.close()
-            self._conn = None
-
-
-def cut(conn: Connection) -> None:
-    """Shuts the socket under a connection, so that whoever waits on it learns at once that it is lost."""
-    if conn.closed:
-        return
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as twin:
     async def _open(self, seconds: float) -> Connection:
         conn = await connect(self._settings, self._purpose, **self._session)
         timer = asyncio.get_running_loop().call_later(seconds, cut, conn)
@@ -193,4 +182,15 @@ def cut(conn: Connection) -> None:
             timer.cancel()
         return conn
 
+    async def close(self) -> None:
+        if self._conn is not None:
+            await self._conn.close()
+            self._conn = None
+
+
+def cut(conn: Connection) -> None:
+    """Shuts the socket under a connection, so that whoever waits on it learns at once that it is lost."""
+    if conn.closed:
+        return
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as twin:
         twin.shutdown(socket.SHUT_RDWR)
