@@ -31,8 +31,8 @@ async def export(conn: Connection, phone: str, *, by: str, reason: str | None) -
     """Everything about `phone` (`0` and nine digits), whole; that somebody looked is written down."""
     args = await _find(conn, phone)
     found: dict[str, Any] = {"phone": phone}
-    for name in ("messages", "attempts", "changes", "outbox", "muted", "pauses", "suppression"):
-        found[name] = await _rows(conn, f"export_{name}", args)
+    for name in ("messages", "attempts", "changes", "outbox", "muted", "saves", "threads", "pauses", "suppression"):
+        found[name] = [row["it"] for row in await _rows(conn, f"export_{name}", args)]
     count = sum(len(rows) for rows in found.values() if isinstance(rows, list))
     await audit(conn, by, "export", {"phone": phones.mask_phone(phone)}, count, reason)
     return found

@@ -23,28 +23,38 @@ SELECT id FROM listener.change
  ORDER BY id;
 
 -- name: export_messages
-SELECT * FROM listener.messages WHERE id = ANY(%(ids)s::bigint[]) ORDER BY id;
+SELECT jsonb_strip_nulls(to_jsonb(m)) AS it FROM listener.message m WHERE id = ANY(%(ids)s::bigint[])
+UNION ALL
+SELECT jsonb_strip_nulls(to_jsonb(f)) FROM listener.finished f
+ WHERE id = ANY(%(ids)s::bigint[]) OR (phone IS NULL AND change_id = ANY(%(changes)s::bigint[]));
 
 -- name: export_attempts
-SELECT message_id, n, leased_at, ended_at, outcome, http_status, detail, ticket_sent, ticket_received
-  FROM listener.attempt WHERE message_id = ANY(%(ids)s::bigint[]) ORDER BY message_id, n;
+SELECT jsonb_strip_nulls(to_jsonb(a)) AS it FROM listener.attempt a WHERE message_id = ANY(%(ids)s::bigint[]) ORDER BY message_id, n;
 
 -- name: export_changes
-SELECT id, watch, op, key, old, new, at, note FROM listener.change WHERE id = ANY(%(changes)s::bigint[]) ORDER BY id;
+SELECT to_jsonb(c) AS it FROM listener.change c WHERE id = ANY(%(changes)s::bigint[]) ORDER BY id;
 
 -- name: export_outbox
-SELECT id, watch, op, key, old, new, at FROM listener.outbox
+SELECT to_jsonb(o) AS it FROM listener.outbox o
  WHERE listener.mentions(new, %(digits)s) OR listener.mentions(old, %(digits)s) OR listener.mentions(to_jsonb(key), %(digits)s);
 
 -- name: export_muted
-SELECT id, watch, op, key, old, new, at, reason FROM listener.muted
+SELECT to_jsonb(m) AS it FROM listener.muted m
  WHERE listener.mentions(new, %(digits)s) OR listener.mentions(old, %(digits)s) OR listener.mentions(to_jsonb(key), %(digits)s);
 
+-- name: export_saves
+SELECT to_jsonb(s) AS it FROM listener.ticket_save s
+ WHERE message_id = ANY(%(ids)s::bigint[]) OR listener.mentions(params, %(digits)s);
+
+-- name: export_threads
+SELECT jsonb_build_object('account', account, 'name', name, 'ticket_id', ticket_id, 'used_on', used_on) AS it
+  FROM listener.thread WHERE listener.mentions(to_jsonb(name), %(digits)s);
+
 -- name: export_pauses
-SELECT target, reason, until, since FROM listener.pause WHERE target = 'phone' AND value = %(phone)s;
+SELECT to_jsonb(p) AS it FROM listener.pause p WHERE target = 'phone' AND value = %(phone)s;
 
 -- name: export_suppression
-SELECT reason, since FROM listener.suppression WHERE phone = %(phone)s;
+SELECT to_jsonb(s) AS it FROM listener.suppression s WHERE phone = %(phone)s;
 
 -- name: lock_threads
 SELECT t.id FROM listener.thread t
@@ -68,7 +78,7 @@ DELETE FROM listener.muted
 -- name: forget_messages
 -- Also what was rejected for want of a phone, if it came of one of these changes.
 UPDATE listener.finished
-   SET phone = NULLIF(phone, %(phone)s), text = NULL, save = NULL, joins = NULL,
+   SET phone = NULLIF(phone, %(phone)s), text = NULL, save = NULL, joins = NULL, recheck = NULL, ticket_note = NULL,
        -- it may hold the gateway's words
        reason = 'forgotten',
        key = CASE WHEN listener.mentions(to_jsonb(key), %(digits)s) THEN 'forgotten' ELSE key END,
