@@ -26,6 +26,18 @@ async def captures(conn: Connection, rules: RuleSet, settings: Settings) -> list
     return found
 
 
+async def gaps(conn: Connection, rules: RuleSet, settings: Settings) -> list[str]:
+    """What capture lacks of what the rules need, a line each; while there is one, changes may go by unseen.
+
+    What is there and not needed is no gap.
+    """
+    try:
+        steps = await capture.differences(conn, await captures(conn, rules, settings))
+    except ListenerError as error:
+        return str(error).splitlines()
+    return [f"{step.step.value} {step.what}" for step in steps if step.step is not capture.Step.DROP]
+
+
 async def install(
     conn: Connection, rules: RuleSet, settings: Settings, say: Callable[[str], None] = lambda _: None
 ) -> None:

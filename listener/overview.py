@@ -97,6 +97,11 @@ def _compiled(source: str, version: int) -> RuleSet | None:
         return None
 
 
+async def brakes(conn: Connection) -> list[dict[str, Any]]:
+    """`{rule, since, reason, held}` of each rule that its brake holds; `held` is how many messages with it."""
+    return await (await conn.execute(SQL["brakes"], {})).fetchall()
+
+
 async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
     """The whole on one screen."""
 
@@ -108,10 +113,14 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
     rules = await rules_in_force(conn)
     rates = {name: a.rate.per_second for name, a in rules.rules.accounts.items()} if rules else {}
     known = await accounts.all_accounts(conn)
+    failures = (await one("capture_failures"))["n"]
+    outbox = await one("outbox")
+    lost = await one("lost_replicas")
     stopped = {row["name"]: row["paused_until"] for row in known}
     fleet = await one("fleet")
     return {
-        "outbox": (await one("outbox"))["n"],
+        "outbox": outbox["n"],
+        "outbox_oldest_s": outbox["oldest_s"],
         "messages": counts,
         "oldest_waiting_s": (await one("oldest_waiting"))["seconds"],
         "eta_s": eta(await (await conn.execute(SQL["backlog"], {})).fetchall(), rates, stopped, datetime.now(UTC)),
@@ -123,12 +132,16 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
             }
             for row in known
         },
-        "capture_failures": (await one("capture_failures"))["n"],
+        "capture_failures": failures,
+        # since a person last took note of them
+        "capture_failures_new": max(0, failures - (await one("seen_failures"))["n"]),
         "muted": (await one("muted"))["n"],
         "replicas": (await one("replicas"))["n"],
+        "lost_replicas": {"n": lost["n"], "seen_at": lost["seen_at"]},
         # a replica that does not hear the doorbell looks once a second instead
         "deaf": fleet["deaf"],
         "mode": settings.mode.value,
+        "brakes": await brakes(conn),
         "pauses": [
             {"target": str(p.target), "reason": p.reason, "until": p.until, "since": p.since, "who": p.who}
             for p in await pauses.pauses(conn)

@@ -94,7 +94,7 @@ class Service:
                     "rules": book.moved_at,
                     **delivery.moved(),
                 },
-                notes=lambda: {"listening": doorbell.connected, "rules": book.current.version},
+                notes=lambda: {"listening": doorbell.connected and not doorbell.deaf, "rules": book.current.version},
                 ready=lambda: self.ready.is_set() and not self.stopping.is_set(),
             )
             if not once:

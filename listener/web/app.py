@@ -50,7 +50,7 @@ def make_app(settings: Settings, health: Health | None = None) -> web.Applicatio
     """The page, and `/metrics` with what `health` knows; it opens a connection only when somebody looks."""
     access = Access(settings.admin_token, settings.view_token)
     store = Store(settings)
-    overview = Overview(settings, store)
+    overview = Overview(settings, store, health)
     app = web.Application(middlewares=[_faults, _gate(access)], client_max_size=_MOST)
     app.on_response_prepare.append(_head)
 
@@ -78,7 +78,7 @@ def make_app(settings: Settings, health: Health | None = None) -> web.Applicatio
     hand = Interventions(settings, store)
     app.router.add_get("/interventions", hand.page)
     app.router.add_get("/audit", hand.audit)
-    for verb, deed in (("pause", hand.pause), ("resume", hand.resume), ("release", hand.release)):
+    for verb, deed in (("pause", hand.pause), ("resume", hand.resume), ("release", hand.release), ("seen", hand.seen)):
         app.router.add_post(f"/interventions/{verb}", deed)
     rules = RulePages(settings, store)
     app.router.add_get("/rules", rules.page)
@@ -114,7 +114,11 @@ async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
             return await handler(request)
     except (*LOST, OutOfReachError) as error:
         log.warning("page_without_database", error=describe(error))
-        return render(request, "fault.html", code=503, title="e_database", why="e_database_why")
+        answer = render(request, "fault.html", code=503, title="e_database", why="e_database_why")
+        if request.method == "GET":
+            # the page comes back by itself, also where no script runs
+            answer.headers["Refresh"] = "10"
+        return answer
     except web.HTTPException as error:
         if error.status < 400 or error.headers.get("HX-Redirect"):
             raise

@@ -41,8 +41,12 @@ def bars(data: Sequence[Bar], names: Mapping[str, str], label: str) -> Markup:
         out.append(_stack(bar, names, _LEFT + place * step, step, plot, top))
         if bar.at.hour % 3 == 0:
             out.append(
-                Markup('<text class="tick{}" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-                    " minor" if bar.at.hour % 6 else "", _LEFT + (place + 0.5) * step, _HEIGHT - 6, f"{bar.at:%H}:00"
+                Markup('<text class="tick{}" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
+                    " minor" if bar.at.hour % 6 else "",
+                    _WIDTH if place == len(data) - 1 else _LEFT + (place + 0.5) * step,
+                    _HEIGHT - 6,
+                    "end" if place == len(data) - 1 else "middle",
+                    f"{bar.at:%H}:00",
                 )
             )
     return Markup("").join([*out, Markup("</svg>")])

@@ -23,11 +23,16 @@ class Health:
     notes: Callable[[], Mapping[str, Any]]
     ready: Callable[[], bool]
 
+    def stuck(self) -> dict[str, float]:
+        """The parts that are not well, and for how many seconds they have not moved."""
+        now = monotonic()
+        return {name: now - at for name, at in self.moved().items() if now - at > STALE}
+
     def report(self) -> dict[str, Any]:
         """`{ok, reasons, moved_s, ...notes}`; names of parts and accounts, no personal data."""
         now = monotonic()
         ages = {name: max(0.0, now - at) for name, at in self.moved().items()}
-        reasons = [f"{name} has not moved for {age:.0f} s" for name, age in ages.items() if age > STALE]
+        reasons = [f"{name} has not moved for {age:.0f} s" for name, age in self.stuck().items()]
         if not ages:
             reasons.append("starting")
         return {

@@ -11,7 +11,6 @@ from listener.errors import ListenerError
 from listener.interventions import Verb, act, candidates
 from listener.pauses import Scope, Target
 from listener.settings import Settings
-from listener.web import store
 from listener.web.access import SESSION, Session
 from listener.web.page import LOCAL, language, render
 from listener.web.store import Store
@@ -77,6 +76,17 @@ class Interventions:
             deed = await act(conn, self._settings, Verb.RELEASE, ids, by=session.who, reason=reason, filters=filters)
         return _back(f"released={len(deed.done)}")
 
+    async def seen(self, request: web.Request) -> web.StreamResponse:
+        """A person has taken note of the captures that failed, up to the count that they were shown."""
+        session, form = await _deed(request)
+        count = form.get("capture_failures", "")
+        if not (count.isascii() and count.isdigit() and len(count) < 19):
+            raise web.HTTPBadRequest
+        reason = form.get("reason", "").strip()[:300] or None
+        async with self._store.acting() as conn:
+            await pauses.audit(conn, session.who, "seen", {"capture_failures": int(count)}, 0, reason)
+        return web.Response(status=303, headers={"Location": "/"})
+
     async def audit(self, request: web.Request) -> web.Response:
         before = request.query.get("before", "")
         args = {"before": int(before) if before.isascii() and before.isdigit() and len(before) < 19 else 2**62}
@@ -90,10 +100,9 @@ class Interventions:
     ) -> web.Response:
         async with self._store.reading() as conn:
             now = await pauses.pauses(conn)
-            brakes = await store.rows(conn, "brakes")
+            brakes = await overview.brakes(conn)
             names = [row["name"] for row in await accounts.all_accounts(conn)]
             rules = await overview.rules_in_force(conn)
-            held = {row["rule"]: row["n"] for row in await store.rows(conn, "held_by_rule")}
         done = next(((k, request.query[k]) for k in ("paused", "resumed", "released") if k in request.query), None)
         return render(
             request,
@@ -103,7 +112,6 @@ class Interventions:
             brakes=brakes,
             accounts=names,
             rules=sorted(rules.rules.rules) if rules else [],
-            held=held,
             spans=list(SPANS),
             fault=fault,
             form=form or {},

@@ -24,6 +24,7 @@ from listener.errors import OutOfReachError, describe
 from listener.model import UNFINISHED, Mode, State
 from listener.pauses import Scope
 from listener.web import store
+from listener.web.concerns import unconfirmed
 from listener.web.health import Health
 from listener.web.overview_page import Overview
 from listener.web.store import Store
@@ -139,7 +140,17 @@ def _fleet(figures: Mapping[str, Any] | None, mode: Mode) -> Iterator[Metric]:
     yield _gauge("replicas", "Replicas alive.", status["replicas"])
     yield _gauge("rules_version", "Rules in force.", status["rules"]["version"] or 0)
     yield _gauge("rules_faults", "Faults of the rules file as it is now.", len(status["rules"]["faults"]))
-    yield _gauge("brakes", "Rules that their brake holds.", len(figures["brakes"]))
+    yield _gauge("brakes", "Rules that their brake holds.", len(status["brakes"]))
+    yield _gauge(
+        "replicas_lost", "Replicas that ended without a word and were not replaced.", status["lost_replicas"]["n"]
+    )
+    yield _gauge(
+        "deaf", "1 while a replica does not hear the doorbell and looks once a second instead.", status["deaf"]
+    )
+    yield _gauge("capture_gaps", "What capture lacks of what the rules need.", len(figures["gaps"]))
+    yield _gauge(
+        "database_unconfirmed", "1 while a restored or copied database waits for a person.", unconfirmed(status)
+    )
     scopes = {scope.value: 0.0 for scope in Scope}
     for pause in status["pauses"]:
         scopes[{"everything": "all"}.get(pause["target"], pause["target"].split(" ", 1)[0])] += 1

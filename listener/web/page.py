@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from listener import phones, reasons
 from listener.model import State
 from listener.web.access import SESSION, Session
+from listener.web.concerns import Concern
 from listener.web.texts import DEFAULT, LANGUAGES, words
 
 HERE = Path(__file__).parent
@@ -35,7 +36,7 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     env.filters.update(moment=moment, clock=clock, number=number, spell=spell, reason=shown_reason, field=field)
-    env.filters.update(phone=shown_phone, key=shown_key)
+    env.filters.update(phone=shown_phone, key=shown_key, target=shown_target, said=said)
     env.globals.update(asset=asset, languages=LANGUAGES, states=[state.value for state in State])
     return env
 
@@ -139,3 +140,32 @@ def shown_reason(value: str | None, lang: str) -> str:
     if not value:
         return ""
     return reasons.in_vietnamese(value) if lang == "vi" else value
+
+
+def shown_target(value: str, lang: str) -> str:
+    """What a pause stops, as `pauses.Target` writes it, in the reader's language."""
+    scope, _, name = value.partition(" ")
+    word = words(lang)[f"target_{'all' if scope == 'everything' else scope}"]
+    return f"{word} {name}" if name else word
+
+
+def said(concern: Concern, lang: str) -> str:
+    """A concern as a sentence."""
+    shown = dict(concern.values)
+    shown["s"] = "" if shown.get("n") == 1 else "s"
+    for name, value in shown.items():
+        match name:
+            case "reason":
+                shown[name] = shown_reason(value, lang)
+            case "seconds":
+                shown[name] = spell(value, lang)
+            case "at":
+                shown[name] = clock(value)
+            case "n":
+                shown[name] = number(value)
+            case "first":
+                first = said(value, lang)
+                shown[name] = first[:1].lower() + first[1:]
+            case "what":
+                shown[name] = shown_target(value, lang)
+    return words(lang)[concern.text].format(**shown)

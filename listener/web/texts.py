@@ -6,7 +6,7 @@ from functools import cache
 LANGUAGES: Mapping[str, str] = {"vi": "Tiếng Việt", "en": "English"}
 DEFAULT = "vi"
 
-# key: (Vietnamese, English). `{name}` is filled in.
+# key: (Vietnamese, English). `{name}` is filled in; `{s}` makes the English plural.
 WORDS: Mapping[str, tuple[str, str]] = {
     # the frame
     "product": ("listener · SMS từ ERP", "listener · SMS from the ERP"),
@@ -24,6 +24,14 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "live_lost": (
         "Mất kết nối trực tiếp; số liệu được lấy lại vài giây một lần.",
         "The live connection is lost; figures are fetched every few seconds.",
+    ),
+    "stale_database": (
+        "Cơ sở dữ liệu không trả lời. Những gì thấy ở đây là lúc {time}.",
+        "The database does not answer. What you see here is from {time}.",
+    ),
+    "stale_listener": (
+        "listener không trả lời. Những gì thấy ở đây là lúc {time}.",
+        "listener does not answer. What you see here is from {time}.",
     ),
     "second": ("giây", "s"),
     "minute": ("phút", "min"),
@@ -53,10 +61,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "Add LISTENER_VIEW_TOKEN for people who may only look. Each has a _FILE twin that reads it from a file.",
     ),
     # faults
-    "e_database": ("Chưa kết nối được cơ sở dữ liệu", "The database is out of reach"),
+    "e_database": ("Không kết nối được cơ sở dữ liệu", "The database is out of reach"),
     "e_database_why": (
-        "Không mất tin nào: trang sẽ hiện lại khi cơ sở dữ liệu trả lời. Hãy tải lại sau ít phút.",
-        "Nothing is lost: the page comes back when the database answers. Reload in a minute.",
+        "Không SMS nào được gửi cho đến khi cơ sở dữ liệu trả lời; không mất tin nào. Trang tự tải lại.",
+        "No SMS is sent until the database answers; nothing is lost. This page reloads by itself.",
     ),
     "e_forbidden": ("Không được phép", "Not allowed"),
     "e_absent": ("Không có trang này", "There is no such page"),
@@ -71,26 +79,50 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "home": ("Về trang tổng quan", "To the overview"),
     # what needs a person
     "c_good": ("Mọi thứ hoạt động tốt.", "Everything works."),
+    "c_ready": (
+        "Sẵn sàng: đang chờ thay đổi đầu tiên từ ERP, chưa có SMS nào.",
+        "Ready: waiting for the ERP's first change, no SMS yet.",
+    ),
     "c_shadow": (
         "Hoạt động tốt ở chế độ thử (shadow): tin được soạn nhưng không gửi.",
         "Works, in shadow mode: messages are made but not sent.",
     ),
-    "c_works_but": (
-        "Vẫn gửi bình thường, nhưng có {n} việc cần bạn xem.",
-        "Sending works, but something needs you ({n}).",
+    "c_works_but": ("Vẫn gửi bình thường, nhưng {first}", "Sending works, but {first}"),
+    "c_works_but_more": (
+        "Vẫn gửi bình thường, nhưng {first} (Còn {n} việc khác bên dưới.)",
+        "Sending works, but {first} ({n} more below.)",
     ),
     "c_slow": (
-        "Tin đến hạn đã chờ {minutes} phút mà chưa gửi được.",
-        "A message that is due has waited for {minutes} minutes.",
+        "Tin đến hạn đã chờ {seconds} mà chưa gửi được.",
+        "A message that is due has waited for {seconds}.",
     ),
     "c_no_replica": (
-        "Không có tiến trình nào chạy: SMS không được gửi.",
-        "No replica is running: nothing is sent.",
+        "Không có tiến trình nào chạy: SMS không được gửi. Hãy chạy `listener run`.",
+        "No replica is running: nothing is sent. Start `listener run`.",
     ),
-    "c_all_paused": ("Đang tạm dừng tất cả: không SMS nào được gửi.", "Everything is paused: no SMS is sent."),
+    "c_all_paused": (
+        "Đang tạm dừng tất cả, không SMS nào được gửi ({who}: {reason}).",
+        "Everything is paused, no SMS is sent ({who}: {reason}).",
+    ),
+    "c_unconfirmed": (
+        "Không gửi gì cho đến khi có người xác nhận: {reason}.",
+        "Nothing is sent until a person says so: {reason}.",
+    ),
+    "c_gap": (
+        "Thay đổi từ ERP không được ghi nhận đủ ({gap}): hãy chạy `listener db install`.",
+        "Changes in the ERP are not all captured ({gap}): run `listener db install`.",
+    ),
     "c_account": (
-        "Tài khoản {account} đang không gửi được: {reason}",
-        "Account {account} cannot send: {reason}",
+        "Tài khoản {account} đang không gửi được: {reason}.",
+        "Account {account} cannot send: {reason}.",
+    ),
+    "c_unmatched": (
+        "{n} thay đổi từ ERP chưa được xử lý, lâu nhất đã {seconds}.",
+        "Changes in the ERP wait to be looked at: {n}, the oldest for {seconds}.",
+    ),
+    "c_stuck": (
+        "Một phần của tiến trình này ({part}) đã đứng yên {seconds}; xem log.",
+        "A part of this replica ({part}) has stood still for {seconds}; see its log.",
     ),
     "c_capture": (
         "{n} lần ghi nhận thay đổi từ ERP bị lỗi: có thể thiếu tin.",
@@ -101,19 +133,30 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "The rules file has faults ({n}); the last good rules stay in use.",
     ),
     "c_brake": (
-        "Quy tắc {rule} bị hãm vì tạo quá nhiều tin.",
-        "The brake holds rule {rule}: it made too many messages.",
+        "Quy tắc {rule} bị hãm vì tạo quá nhiều tin; {n} tin đang giữ.",
+        "The brake holds rule {rule}: it made too many messages ({n} held).",
     ),
-    "c_paused": ("Đang tạm dừng: {what}.", "Paused: {what}."),
+    "c_paused": ("Đang tạm dừng: {what} ({reason}).", "Paused: {what} ({reason})."),
     "c_unknown": (
         "{n} tin chưa rõ đã tới hay chưa; cần người quyết định.",
-        "Perhaps sent: {n}. A person must decide.",
+        "{n} message{s} may have been sent; a person must decide.",
     ),
-    "c_held": ("{n} tin đang bị giữ lại.", "Held messages: {n}."),
-    "c_rejected": ("{n} tin không gửi được trong 24 giờ qua.", "Could not be sent in the last 24 hours: {n}."),
+    "c_held": ("{n} tin đang bị giữ lại.", "{n} held message{s} must be released or cancelled."),
+    "c_rejected": (
+        "{n} tin không gửi được trong 24 giờ qua.",
+        "{n} message{s} could not be sent in the last 24 hours.",
+    ),
+    "c_lost": (
+        "{n} tiến trình đã dừng đột ngột (lần cuối {at}); các tiến trình khác vẫn gửi.",
+        "{n} replica{s} ended without a word (last seen {at}); the others go on.",
+    ),
+    "c_deaf": (
+        "Không nghe được tín hiệu của cơ sở dữ liệu nên phải dò mỗi giây: tin có thể chậm khoảng một giây.",
+        "The database's signal is not heard, so it is looked at once a second: messages may be a second late.",
+    ),
     "c_muted": (
         "{n} thay đổi bị tắt tiếng (listener.mute) chưa được xử lý.",
-        "Muted changes (listener.mute) not dealt with: {n}.",
+        "{n} muted change{s} (listener.mute) can be released.",
     ),
     "needs_you": ("Cần bạn xem", "Needs you"),
     "needs_nothing": ("Không có gì cần bạn làm.", "Nothing needs you."),
@@ -166,6 +209,13 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "replicas_some": ("{n} (phiên bản {versions})", "{n} (version {versions})"),
     "replicas_none": ("không có", "none"),
     "capture_failures": ("Lỗi ghi nhận thay đổi", "Capture failures"),
+    "failures_seen": ("{n}, đã có người xem", "{n}, taken note of"),
+    "failures_note": ("Đã xem", "Taken note"),
+    "failures_ask": (
+        "Bạn đã tìm hiểu {n} lỗi này (log của PostgreSQL có lý do)? Chúng sẽ không được báo nữa.",
+        "You looked into them ({n}; PostgreSQL's log has why)? They are not reported any more.",
+    ),
+    "gaps": ("Việc ghi nhận còn thiếu", "What capture lacks"),
     "outbox": ("Thay đổi chờ xử lý", "Changes to match"),
     "muted": ("Thay đổi tắt tiếng", "Muted changes"),
     "accounts": ("Tài khoản CareSoft", "CareSoft accounts"),
@@ -332,6 +382,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "v_arrived": ("đã tới", "arrived"),
     "v_pause": ("tạm dừng", "pause"),
     "v_resume": ("chạy lại", "resume"),
+    "v_seen": ("đã xem", "taken note"),
     "v_forget": ("xoá dữ liệu", "forget"),
     "v_export": ("xuất dữ liệu", "export"),
     # one message

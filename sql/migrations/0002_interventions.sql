@@ -24,6 +24,8 @@ CREATE TABLE listener.audit (
     count  integer NOT NULL,
     reason text
 );
+-- What a person took note of last.
+CREATE INDEX audit_seen ON listener.audit (id) WHERE verb = 'seen';
 
 -- Phones that want no SMS; kept even when everything else about them is forgotten, or the next change would bring them back.
 CREATE TABLE listener.suppression (

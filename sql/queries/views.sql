@@ -43,3 +43,20 @@ SELECT rules_version, loaded_at, faults, coalesce(deaf_at > clock_timestamp() - 
 
 -- name: replicas
 SELECT count(*) AS n FROM listener.replica WHERE seen_at > clock_timestamp() - interval '30 s';
+
+-- name: brakes
+-- Rules that their brake holds, and how many messages with it.
+SELECT b.rule, b.since, b.reason,
+       (SELECT count(*) FROM listener.message m WHERE m.rule = b.rule AND m.state = 'held' AND m.held_by IS NULL) AS held
+  FROM listener.brake b ORDER BY b.since;
+
+-- name: lost_replicas
+-- Replicas that ended without a word, and that no later one stands for; forgotten after a day.
+SELECT count(*) AS n, max(r.seen_at) AS seen_at FROM listener.replica r
+ WHERE r.seen_at < clock_timestamp() - interval '30 s'
+   AND NOT EXISTS (SELECT FROM listener.replica s
+                    WHERE s.seen_at > clock_timestamp() - interval '30 s' AND s.started_at > r.seen_at - interval '30 s');
+
+-- name: seen_failures
+-- How many failed captures a person has taken note of.
+SELECT coalesce((SELECT (what ->> 'capture_failures')::bigint FROM listener.audit WHERE verb = 'seen' ORDER BY id DESC LIMIT 1), 0) AS n;

@@ -16,9 +16,6 @@ SELECT rule, state, sum(n)::bigint AS n, sum(parts)::bigint AS parts FROM listen
 -- name: unfinished_by_rule
 SELECT rule, state, count(*) AS n FROM listener.message GROUP BY rule, state;
 
--- name: brakes
-SELECT rule, since, reason FROM listener.brake ORDER BY since;
-
 -- name: replicas
 SELECT id, version, started_at, seen_at FROM listener.replica
  WHERE seen_at > clock_timestamp() - interval '30 s' ORDER BY started_at;
@@ -44,6 +41,11 @@ SELECT extract(epoch FROM clock_timestamp() - min(m.due_at))::float8 AS seconds
   FROM listener.message m JOIN listener.account a ON a.name = m.account
  WHERE m.state = 'waiting' AND m.due_at < clock_timestamp()
    AND coalesce(a.stopped_until, '-infinity') < clock_timestamp() AND a.streak = 0;
+
+-- name: held_apart
+-- Held messages that neither a pause nor a brake accounts for.
+SELECT count(*) AS n FROM listener.message m
+ WHERE m.state = 'held' AND m.held_by IS NULL AND NOT EXISTS (SELECT FROM listener.brake b WHERE b.rule = m.rule);
 
 -- name: meanings
 -- Of which meanings of the search's words there are messages.
@@ -115,9 +117,6 @@ SELECT source FROM listener.rules WHERE version = %(version)s;
 -- name: deeds_on
 -- What people did to one message by its number; deeds by filter stand on the audit page.
 SELECT at, who, verb, reason FROM listener.audit WHERE what @> jsonb_build_object('ids', jsonb_build_array(%(id)s::bigint)) ORDER BY id;
-
--- name: held_by_rule
-SELECT rule, count(*) AS n FROM listener.message WHERE state = 'held' GROUP BY rule;
 
 -- name: audit
 SELECT id, at, who, verb, what, count, reason FROM listener.audit WHERE id < %(before)s ORDER BY id DESC LIMIT %(limit)s;

@@ -4,10 +4,19 @@ import asyncio
 import html
 import re
 
+import pytest
+
 from listener.model import Mode
 from listener.simulator.gateway import Port
+from listener.web import overview_page
 from tests.support.browser import ADMIN, Person, page_of, person
 from tests.support.world import PATIENCE, open_world
+
+
+@pytest.fixture(autouse=True)
+def figures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview_page, "_FRESH", 0.0)
+    monkeypatch.setattr(overview_page, "_GAPS_FRESH", 0.0)
 
 
 async def says(somebody: Person, words: str) -> str:
@@ -31,18 +40,20 @@ async def shows(somebody: Person, words: str) -> None:
 
 async def test_each_fault_is_the_sentence_until_it_is_over(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world) as somebody:
+        assert await says(somebody, "Sẵn sàng: đang chờ thay đổi đầu tiên") == "good"
+        await world.note("a", "zero")
         assert await says(somebody, "Mọi thứ hoạt động tốt") == "good"
 
         world.gateway.refuse(Port.PRIMARY)
         await world.note("a", "one")
-        assert await says(somebody, "Tài khoản main đang không gửi được") == "bad"
+        assert await says(somebody, "Tài khoản main đang không gửi được: không kết nối được") == "bad"
         await world.gateway.reopen(Port.PRIMARY)
         assert await says(somebody, "Mọi thứ hoạt động tốt") == "good"
         await world.settled()
 
         form = {"target": "all", "reason": "wait"}
         await somebody.post("/interventions/pause", form)
-        assert await says(somebody, "tạm dừng tất cả") == "bad"
+        assert await says(somebody, "tạm dừng tất cả, không SMS nào được gửi (page/Lan: wait)") == "bad"
         await world.notes([(f"t{n}", f"n{n}") for n in range(3)])
         await world.until("SELECT count(*) = 3 FROM listener.message")
         await shows(somebody, "<b>3</b>")
@@ -56,8 +67,27 @@ async def test_each_fault_is_the_sentence_until_it_is_over(erp_database: str) ->
         world.use_rules(good)
         assert await says(somebody, "Mọi thứ hoạt động tốt") == "good"
 
-        await world.db.execute("SELECT nextval('listener.capture_failures')")
-        assert await says(somebody, "1 lần ghi nhận") == "bad"
+        for n in (1, 2):
+            await world.db.execute("SELECT nextval('listener.capture_failures')")
+            assert await says(somebody, "1 lần ghi nhận") == "bad"
+            # whoever looked into it says so; what comes later is told again
+            await shows(somebody, f'name="capture_failures" value="{n}"')
+            assert (await somebody.post("/interventions/seen", {"capture_failures": n})).status == 303
+            assert await says(somebody, "Mọi thứ hoạt động tốt") == "good"
+        assert "capture_failures: 2" in (await somebody.get("/audit")).text
+        assert (await somebody.post("/interventions/seen", {"capture_failures": "x"})).status == 400
+
+
+async def test_a_trigger_that_is_gone_is_named(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        assert await says(somebody, "Sẵn sàng") == "good"
+        await world.db.execute("ALTER TABLE public.notes DISABLE TRIGGER ALL")
+        assert await says(somebody, "enable trigger listener_note_insert on public.notes") == "bad"
+        await world.db.execute("ALTER TABLE public.notes RENAME TO memos")
+        assert await says(somebody, "public.notes") == "bad"
+        await world.db.execute("ALTER TABLE public.memos RENAME TO notes")
+        await world.db.execute("ALTER TABLE public.notes ENABLE TRIGGER ALL")
+        assert await says(somebody, "Sẵn sàng") == "good"
 
 
 async def test_shadow_mode_is_said(erp_database: str) -> None:

@@ -28,8 +28,32 @@
     if (note()) note().hidden = false;
   });
 
+  // A look that brought nothing: what is on the screen is old, and must not be taken for what is.
+  const stale = (why) => {
+    const said = document.getElementById("stale");
+    if (!said || !live()) return;
+    if (said.hidden) {
+      said.textContent = said.dataset[why].replace("{time}", seen.toLocaleTimeString(document.documentElement.lang));
+    }
+    said.hidden = false;
+    live().classList.add("stale");
+  };
+  let seen = new Date();
+  const mine = (event) => event.detail.target === live() || event.detail.elt === live();
+  document.addEventListener("htmx:responseError", (event) => mine(event) && stale("database"));
+  for (const name of ["htmx:sendError", "htmx:timeout"]) {
+    document.addEventListener(name, (event) => mine(event) && stale("listener"));
+  }
+  document.addEventListener("htmx:afterOnLoad", (event) => {
+    if (!mine(event) || event.detail.xhr.status !== 200) return;
+    seen = new Date();
+    live().classList.remove("stale");
+    document.getElementById("stale").hidden = true;
+  });
+
   setInterval(() => {
-    if (!open && live() && !document.hidden) htmx.trigger(live(), "look");
+    const old = document.getElementById("stale");
+    if (live() && !document.hidden && (!open || (old && !old.hidden))) htmx.trigger(live(), "look");
   }, FALLBACK_MS);
 
   const selecting = (within) => {
