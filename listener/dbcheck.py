@@ -2,7 +2,7 @@
 
 import psycopg
 
-from listener import capture, migrations
+from listener import capture, migrations, rights
 from listener.database import Connection
 from listener.errors import Fault, ListenerError
 from listener.lookups import batched
@@ -20,6 +20,7 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
     """Tables, columns, lookups and triggers, in the order of the file."""
     faults: list[Fault] = []
     wanted: list[capture.Capture] = []
+    others: list[tuple[str, capture.Table]] = []
     for name, watch in rules.rules.watch.items():
         if watch.table is None:
             continue
@@ -29,8 +30,7 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
             faults.append(document.fault(("watch", name, "table"), str(error)))
             continue
         if not table.owned:
-            cure = "run listener as the owner, or let the owner run `listener db sql`"
-            faults.append(document.fault(("watch", name, "table"), f"{table} belongs to another role", cure))
+            others.append((name, table))
         missing = _missing_columns(document, name, watch, table, rules)
         faults += missing + [
             f for f in [await _lookup_fault(conn, document, name, n, q) for n, q in watch.lookup.items()] if f
@@ -46,18 +46,44 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
                 faults.append(document.fault(place, str(error), key=not of_where))
     if faults:
         return faults
-    if await migrations.pending(conn):
-        return [
-            document.fault((), "the database has no `listener` schema of this version", "run `listener db install`")
-        ]
-    return [
+    owned_by_others = [
         document.fault(
-            ("watch", d.watch) if d.watch in rules.rules.watch else (),
-            f"{d.what} is not as the rules want it",
-            "run `listener db install`",
-            key=True,
+            ("watch", name, "table"),
+            f"{table} belongs to another role",
+            "run `listener db install` as the owner, or let the owner run what `listener db sql` prints",
         )
-        for d in await capture.differences(conn, wanted)
+        for name, table in others
+    ]
+    if await migrations.pending(conn):
+        no_schema = "the database has no `listener` schema of this version"
+        return [*owned_by_others, document.fault((), no_schema, "run `listener db install`")]
+    differences = await capture.differences(conn, wanted)
+    # Whoever only runs what is installed needs no table of its own.
+    return (
+        (owned_by_others if differences else [])
+        + await _right_faults(conn, document, rules, wanted)
+        + [
+            document.fault(
+                ("watch", d.watch) if d.watch in rules.rules.watch else (),
+                f"{d.what} is not as the rules want it",
+                "run `listener db install`",
+                key=True,
+            )
+            for d in differences
+        ]
+    )
+
+
+async def _right_faults(
+    conn: Connection, document: Source, rules: RuleSet, wanted: list[capture.Capture]
+) -> list[Fault]:
+    """What the rules need of the ERP's tables and the daemon's roles, or else whoever asks, may not."""
+    needs = await rights.needs_of(conn, rules.rules, wanted)
+    roles = (await rights.roles(conn)).daemons or (conn.info.user,)
+    return [
+        document.fault(need.place, f"{role} may not do this: {need.what}", cure)
+        for role in roles
+        for need, cure in await rights.refused(conn, role, needs)
     ]
 
 

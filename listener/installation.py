@@ -1,8 +1,10 @@
-"""Rules to an installed database: the schema, and the triggers of every watch."""
+"""Rules to an installed database: the schema, the triggers of every watch, the rights of every role."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from listener import capture, migrations
+from psycopg import sql
+
+from listener import capture, migrations, rights
 from listener.database import Connection
 from listener.errors import ListenerError
 from listener.rules.ruleset import RuleSet
@@ -39,10 +41,49 @@ async def gaps(conn: Connection, rules: RuleSet, settings: Settings) -> list[str
 
 
 async def install(
-    conn: Connection, rules: RuleSet, settings: Settings, say: Callable[[str], None] = lambda _: None
+    conn: Connection,
+    rules: RuleSet,
+    settings: Settings,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    daemon_role: str | None = None,
+    reader_role: str | None = None,
 ) -> None:
-    """Brings schema and triggers to what the rules want; doing it again does nothing."""
+    """Brings schema, triggers and rights to what the rules want; doing it again does nothing.
+
+    Raises `ListenerError` when it may not, and at the end with the statements that others have to run.
+    """
+    wanted = await rights.roles(conn, daemon_role, reader_role)
     for migration in await migrations.migrate(conn):
         say(f"migration {migration.name}")
-    steps = await capture.differences(conn, await captures(conn, rules, settings))
-    await capture.apply(conn, steps, say)
+    found = await captures(conn, rules, settings)
+    await capture.apply(conn, await capture.differences(conn, found), say)
+    await capture.apply(conn, await rights.own_steps(conn, wanted), say)
+    steps = await erp_steps(conn, wanted, rules, found)
+    await capture.apply(conn, [step for step in steps if step.ours], say)
+    for name in wanted.shut:
+        say(f"nobody can connect as {name} yet: ALTER ROLE {sql.Identifier(name).as_string(conn)} LOGIN PASSWORD '...'")
+    if theirs := [step.statement for step in await erp_steps(conn, wanted, rules, found)]:
+        told = "".join(f"\n  {statement};" for statement in theirs)
+        raise ListenerError(f"all else is done; these rights are for the owners of the tables to give:{told}")
+
+
+async def erp_steps(
+    conn: Connection, wanted: rights.Roles, rules: RuleSet, found: Sequence[capture.Capture]
+) -> list[capture.Difference]:
+    """Rights to the ERP's own tables that the daemon's roles lack, or have of us and no longer need."""
+    if not wanted.daemons:
+        return await rights.take_back(conn)
+    needs = await rights.needs_of(conn, rules.rules, found)
+    if unclear := [need for need in needs if need.unclear]:
+        raise ListenerError(f"what {unclear[0].what} touches cannot be found out: {unclear[0].unclear}")
+    return await rights.erp_steps(conn, wanted, {grant for need in needs for grant in need.grants})
+
+
+async def uninstall(conn: Connection, say: Callable[[str], None]) -> list[str]:
+    """Removes all that `install` made in this database, telling each; returns the roles, which belong to the server."""
+    left = await rights.roles(conn)
+    readers = await rights.readers(conn)
+    await capture.apply(conn, await rights.take_back(conn), say)
+    await capture.uninstall(conn, say)
+    return [*left.daemons, *readers]

@@ -15,7 +15,7 @@ from time import monotonic
 
 import structlog
 
-from listener import accounts, capture, migrations, notify
+from listener import accounts, capture, migrations, notify, rights
 from listener.database import LOST, Connection, Link
 from listener.errors import Fault, ListenerError, RulesError, describe
 from listener.installation import captures, install
@@ -199,10 +199,15 @@ async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> li
     try:
         if settings.auto_install:
             await install(conn, rules, settings, lambda line: log.info("installed", what=line))
-        steps = await capture.differences(conn, await captures(conn, rules, settings))
+        found = await captures(conn, rules, settings)
+        steps = await capture.differences(conn, found)
     except ListenerError as error:
         return str(error).splitlines()
-    return [f"{s.what} is not as these rules need it" for s in steps if s.step is not capture.Step.DROP]
+    needs = [need for need in await rights.needs_of(conn, rules.rules, found) if need.must]
+    refused = await rights.refused(conn, conn.info.user, needs)
+    return [f"{s.what} is not as these rules need it" for s in steps if s.step is not capture.Step.DROP] + [
+        f"{conn.info.user} may not do this: {need.what}; {cure}" for need, cure in refused
+    ]
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

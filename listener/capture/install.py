@@ -128,7 +128,9 @@ async def apply(conn: Connection, steps: Sequence[Difference], say: Callable[[st
             except psycopg.errors.InsufficientPrivilege as error:
                 if step.what.startswith("role "):
                     cure = step.statement.replace("NOLOGIN", "LOGIN PASSWORD '...'")
-                    raise ListenerError(f"there is no {step.what}; let somebody who may make roles run: {cure}") from None
+                    raise ListenerError(
+                        f"there is no {step.what}; let somebody who may make roles run: {cure}"
+                    ) from None
                 owner = "the table" if step.what.startswith("trigger") else "the schema `listener`"
                 raise ListenerError(
                     f"{step.what}: {error.diag.message_primary}; run it as the owner of {owner}"

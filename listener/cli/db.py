@@ -1,12 +1,17 @@
 """`listener db …`: what stands in the database, what should, and the way between."""
 
 import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from listener import capture, installation, migrations
+from listener import capture, installation, migrations, rights
 from listener.cli.common import asynchronous, fail, output_option, print_json, rules_option
 from listener.database import Connection, connect
 from listener.errors import ListenerError
@@ -14,13 +19,23 @@ from listener.rules import read
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings, read_settings
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 @click.group()
 def db() -> None:
-    """Schema and triggers in the ERP's database.
+    """Schema, triggers and rights in the ERP's database.
 
     Run these as the role that owns the watched tables; a superuser is not needed.
     """
+
+
+def roles_options(verb: Callable[P, T]) -> Callable[P, T]:
+    """Whom to give the rights that the daemon and readers need; those who have a part keep it without being named."""
+    daemon = click.option("--daemon-role", metavar="NAME", help="Give this role what the daemon needs; made if absent.")
+    reader = click.option("--reader-role", metavar="NAME", help="Let this role read the two views; made if absent.")
+    return daemon(reader(verb))
 
 
 def _load(rules_path: Path | None) -> tuple[Settings, RuleSet]:
@@ -28,23 +43,31 @@ def _load(rules_path: Path | None) -> tuple[Settings, RuleSet]:
     return settings, compile_rules(read(settings.rules))
 
 
-async def _steps(conn: Connection, captures: list[capture.Capture]) -> list[dict[str, str]]:
+def _row(step: capture.Difference) -> dict[str, str]:
+    return {"step": step.step.value, "watch": step.watch, "what": step.what, "statement": step.statement}
+
+
+async def _steps(
+    conn: Connection, rules: RuleSet, captures: list[capture.Capture], wanted: rights.Roles
+) -> list[dict[str, str]]:
     """Migrations and differences as rows: what `install` would do, in its order."""
     todo = await migrations.pending(conn)
-    rows = [{"step": "migrate", "watch": "", "what": m.name, "statement": m.text} for m in todo]
-    steps = await capture.differences(conn, captures)
-    return rows + [{"step": s.step.value, "watch": s.watch, "what": s.what, "statement": s.statement} for s in steps]
+    steps = [*await capture.differences(conn, captures), *await rights.own_steps(conn, wanted)]
+    steps += await installation.erp_steps(conn, wanted, rules, captures)
+    return [{"step": "migrate", "watch": "", "what": m.name, "statement": m.text} for m in todo] + [*map(_row, steps)]
 
 
 @db.command()
+@roles_options
 @rules_option
 @output_option
 @asynchronous
-async def plan(rules_path: Path | None, output: str) -> None:
+async def plan(rules_path: Path | None, output: str, daemon_role: str | None, reader_role: str | None) -> None:
     """Show what `install` would change; changes nothing."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
-        steps = await _steps(conn, await installation.captures(conn, rules, settings))
+        wanted = await rights.roles(conn, daemon_role, reader_role)
+        steps = await _steps(conn, rules, await installation.captures(conn, rules, settings), wanted)
     if output == "json":
         print_json({"ok": not steps, "steps": steps})
         return
@@ -55,13 +78,14 @@ async def plan(rules_path: Path | None, output: str) -> None:
 
 
 @db.command()
+@roles_options
 @rules_option
 @asynchronous
-async def install(rules_path: Path | None) -> None:
-    """Bring schema and triggers to what the rules want; doing it again does nothing."""
+async def install(rules_path: Path | None, daemon_role: str | None, reader_role: str | None) -> None:
+    """Bring schema, triggers and rights to what the rules want; doing it again does nothing."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
-        await installation.install(conn, rules, settings, _say)
+        await installation.install(conn, rules, settings, _say, daemon_role=daemon_role, reader_role=reader_role)
         captures = await installation.captures(conn, rules, settings)
         for warning in await capture.warnings(conn, captures, doorbell=settings.doorbell):
             _say(f"warning: {warning}")
@@ -73,9 +97,9 @@ async def install(rules_path: Path | None) -> None:
 @output_option
 @asynchronous
 async def verify(rules_path: Path | None, output: str) -> None:
-    """Check that every trigger is there, enabled and up to date; exit 1 if not."""
+    """Check that every trigger is there and every role may do what it must, and no more; exit 1 if not."""
     settings, rules = _load(rules_path)
-    found: dict[str, Any] = {"ok": False, "faults": [], "steps": [], "warnings": []}
+    found: dict[str, Any] = {"ok": False, "faults": [], "steps": [], "warnings": [], "tries": []}
     async with await connect(settings, "db") as conn:
         try:
             captures = await installation.captures(conn, rules, settings)
@@ -83,9 +107,17 @@ async def verify(rules_path: Path | None, output: str) -> None:
             # A table or column that rules use is not there: `install` cannot mend it.
             found["faults"] = str(error).splitlines()
         else:
-            found["steps"] = await _steps(conn, captures)
+            wanted = await rights.roles(conn)
+            found["steps"] = await _steps(conn, rules, captures, wanted)
             found["warnings"] = await capture.warnings(conn, captures, doorbell=settings.doorbell)
-    found["ok"] = not found["steps"] and not found["faults"]
+            if await migrations.installed(conn):
+                needs = await rights.needs_of(conn, rules.rules, captures)
+                report = await rights.try_out(conn, wanted, captures, needs)
+                found["tries"] = [{**asdict(t), "wrong": t.wrong} for t in report.tries]
+                found["faults"] = [f"{need.what}: {need.fault}" for need in needs if need.fault]
+                found["warnings"] += [*report.notes, *_untried(report)]
+    wrong = [t for t in found["tries"] if t["wrong"]]
+    found["ok"] = not found["steps"] and not found["faults"] and not wrong
     if output == "json":
         print_json(found)
     else:
@@ -95,41 +127,60 @@ async def verify(rules_path: Path | None, output: str) -> None:
             click.echo(fault)
         for step in found["steps"]:
             click.echo(f"needs {step['step']}: {step['what']}")
+        for t in wrong:
+            did = "can" if t["did"] == rights.Did.WORKED else "cannot"
+            click.echo(f"{t['role']} {did} {t['what']}" + (f": {t['why']}" if t["why"] else ""))
     if found["faults"]:
         raise fail("the rules and the tables do not fit; mend rules.yaml or the table", 1)
     if found["steps"]:
         raise fail("the database is not as the rules want it; run `listener db install`", 1)
+    if wrong:
+        raise fail("a role may do more or less than it should", 1)
     if output != "json":
         click.echo("in order: every trigger is there, enabled and up to date")
+        for role, tries in groupby(found["tries"], key=itemgetter("role")):
+            n = Counter(t["did"] for t in tries)
+            click.echo(f"{role}: {n['worked']} tries worked that must, {n['refused']} were refused that must be")
+
+
+def _untried(report: rights.Report) -> list[str]:
+    """What was not tried and why, once each."""
+    left = Counter((t.role, t.why) for t in report.tries if t.did is rights.Did.UNTRIED)
+    return [f"{n} tries as {role} were not made: {why}" for (role, why), n in left.items()]
 
 
 @db.command()
 @click.option("--yes", is_flag=True, help="Do not ask, even if unsent messages would be lost.")
 @asynchronous
 async def uninstall(yes: bool) -> None:
-    """Remove the triggers, their functions and the schema with all messages in it."""
+    """Remove the triggers, their functions, rights, and the schema with all messages in it."""
     settings = read_settings()
     async with await connect(settings, "db") as conn:
         if await migrations.installed(conn):
             _ask(await capture.unfinished(conn), yes=yes)
-            await capture.uninstall(conn, _say)
+            for role in await installation.uninstall(conn, _say):
+                _say(f"the role {role} is left, without rights: drop it when nothing else needs it")
     click.echo("removed: nothing of listener is left in this database")
 
 
 @db.command(name="sql")
+@roles_options
 @rules_option
 @asynchronous
-async def print_sql(rules_path: Path | None) -> None:
+async def print_sql(rules_path: Path | None, daemon_role: str | None, reader_role: str | None) -> None:
     """Print the SQL that `install` would run, for a DBA to read and run."""
     settings, rules = _load(rules_path)
     async with await connect(settings, "db") as conn:
         todo = await migrations.pending(conn)
-        steps = await capture.differences(conn, await installation.captures(conn, rules, settings))
+        captures = await installation.captures(conn, rules, settings)
+        wanted = await rights.roles(conn, daemon_role, reader_role)
+        steps = [*await capture.differences(conn, captures), *await rights.own_steps(conn, wanted)]
+        steps += await installation.erp_steps(conn, wanted, rules, captures)
     if not todo and not steps:
         click.echo("-- nothing to do: the database is as the rules want it")
         return
     # A trigger's lock makes every later writer of its table wait behind it.
-    click.echo("BEGIN;\nSET LOCAL lock_timeout = '5s';\n")
+    click.echo("BEGIN;\nSET LOCAL lock_timeout = '5s';\nSET LOCAL search_path = pg_catalog, pg_temp;\n")
     click.echo(migrations.script(todo))
     for step in steps:
         click.echo(f"{step.statement.rstrip(';')};\n")

@@ -85,11 +85,12 @@ SELECT t.tgname::text AS name, t.tgrelid::bigint AS oid, n.nspname AS schema, c.
  ORDER BY n.nspname, c.relname, t.tgname;
 
 -- name: spoilt
--- What somebody did to our own tables that makes captures fail or mixes up their order, and how to undo it.
+-- What somebody did to our own tables that makes captures fail, hides rows from the daemon or mixes up their order, and
+-- how to undo it.
 SELECT format('row-level security of listener.%%s', c.relname) AS what,
-       format('ALTER TABLE listener.%%I NO FORCE ROW LEVEL SECURITY', c.relname) AS statement
+       format('ALTER TABLE listener.%%I DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY', c.relname) AS statement
   FROM pg_class c
- WHERE c.relnamespace = to_regnamespace('listener') AND c.relname IN ('outbox', 'muted') AND c.relforcerowsecurity
+ WHERE c.relnamespace = to_regnamespace('listener') AND (c.relrowsecurity OR c.relforcerowsecurity)
  UNION ALL
 SELECT 'CACHE of the outbox''s sequence', 'ALTER SEQUENCE listener.outbox_id_seq CACHE 1'
   FROM pg_sequence s
