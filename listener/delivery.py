@@ -26,6 +26,7 @@ from listener.recheck import Recheck
 from listener.rules import Account
 from listener.settings import Settings
 from listener.settling import Result, settle
+from listener.tasks import TaskTree
 from listener.waiting import wait_for_any
 
 log = structlog.get_logger()
@@ -97,14 +98,14 @@ class Delivery:
         # messages that a pause kept from being sent, as last seen by `until_nothing_is_due`
         self.stopped = 0
 
-    def use(self, tasks: asyncio.TaskGroup, rules_accounts: Mapping[str, Account], stopping: asyncio.Event) -> None:
+    def use(self, tasks: TaskTree, rules_accounts: Mapping[str, Account], stopping: asyncio.Event) -> None:
         """Takes over the accounts of a new rule set: one loop each, as children of `tasks`."""
         for name in self._senders.keys() | rules_accounts.keys():
             sender = self._senders.setdefault(name, _Sender())
             sender.account = rules_accounts.get(name)
             if name not in self._loops:
                 loop = self._account_loop(name, sender, tasks, stopping)
-                self._loops[name] = tasks.create_task(loop, name=f"deliver {name}")
+                self._loops[name] = tasks.keep(loop, f"deliver {name}")
 
     def wake(self) -> None:
         """Something may be due: look now."""
@@ -156,9 +157,7 @@ class Delivery:
         self._unsettled += 1
         self._outcomes.put_nowait(result)
 
-    async def _account_loop(
-        self, name: str, sender: _Sender, tasks: asyncio.TaskGroup, stopping: asyncio.Event
-    ) -> None:
+    async def _account_loop(self, name: str, sender: _Sender, tasks: TaskTree, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             sender.wake.clear()
             sender.turned_at = monotonic()
@@ -173,11 +172,11 @@ class Delivery:
                     sender.in_flight += 1
                     sender.unwritten += 1
                     self._unsettled += 1
-                    tasks.create_task(self._send(sender, lease, work), name=f"send {lease.message_id}")
+                    tasks.start(self._send(sender, lease, work), f"send {lease.message_id}")
             except (*LOST, OutOfReachError) as error:
                 self._say("lease_failed", name, error)
                 if isinstance(error, LOST):
-                    tasks.create_task(self._disown(token, stopping), name=f"disown {name}")
+                    tasks.start(self._disown(token, stopping), f"disown {name}")
                 await wait_for_any(stopping, seconds=_RECONNECT * (1 + random.random()))
                 continue
             except ListenerError as error:

@@ -7,6 +7,7 @@ durable together with everything before it.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from time import monotonic
 
 import psycopg
@@ -18,7 +19,7 @@ from listener.doorbell import Doorbell, Promise
 from listener.errors import ListenerError, describe
 from listener.lookups import Lookups
 from listener.model import Change, State
-from listener.planning import Plan, apply_limits, message_rows, plan
+from listener.planning import OpenGroup, Plan, apply_limits, judge, message_rows
 from listener.queries import load
 from listener.rulebook import Rulebook
 from listener.rules.judging import Found, Verdict
@@ -41,6 +42,9 @@ SOON = 0.01
 PROMISE = 0.25
 LOOK = 0.004
 LINGER = 0.1
+# seconds of judging in one transaction, and at a stretch
+JUDGING = 1.0
+TURN = 0.02
 # a lookup that only passes for broken is tried so often before the change is given up to a person
 PATIENCE = 5
 
@@ -183,7 +187,8 @@ class Matcher:
             changes = self._taken = [Change.of(row) for row in rows]
             found = await self._find(rules, changes)
             groups = await limits.open_groups(conn, rules, changes)
-            planned = plan(rules, changes, found, groups, rows[0]["now"], self._settings.mode)
+            planned = await self._plan(rules, changes, found, groups, rows[0]["now"])
+            changes = changes[: len(planned.verdicts)]
             apply_limits(rules, planned, await limits.read(conn, rules, planned, suppression=lock["suppression"]))
             try:
                 await _write(conn, rules, changes, planned)
@@ -197,6 +202,27 @@ class Matcher:
             for change, said in zip(changes, planned.verdicts, strict=True):
                 self._on_change(change, said)
         return len(changes)
+
+    async def _plan(
+        self,
+        rules: RuleSet,
+        changes: Sequence[Change],
+        found: Sequence[Found],
+        groups: dict[tuple[str, str], OpenGroup],
+        now: datetime,
+    ) -> Plan:
+        """Judges changes in their order, as many as can be in a second: with slow rules the rest comes next time, and
+        whoever waits for an answer of the gateway or the database is let on in between."""
+        planned = Plan()
+        began = turn = monotonic()
+        for change, facts in zip(changes, found, strict=True):
+            if (at := monotonic()) - turn > TURN:
+                if at - began > JUDGING:
+                    break
+                await asyncio.sleep(0)
+                turn = monotonic()
+            judge(planned, rules, change, facts, groups, now, self._settings.mode)
+        return planned
 
     async def _narrow(self, error: Exception) -> None:
         """One of the changes taken last can never be written down: find out which, and set it aside with a note."""

@@ -5,7 +5,7 @@ many (`cap`, `brake`, the suppression list).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -68,36 +68,32 @@ class Limits:
     suppressed: frozenset[str] = frozenset()
 
 
-def plan(
+def judge(
+    result: Plan,
     rules: RuleSet,
-    changes: Sequence[Change],
-    found: Sequence[Found],
+    change: Change,
+    facts: Found,
     groups: dict[tuple[str, str], OpenGroup],
     now: datetime,
     mode: Mode,
-) -> Plan:
-    """Judges every change in order; `groups` are the open ones by (rule, key) and move on with each change."""
-    result = Plan()
-    for change, facts in zip(changes, found, strict=True):
-        mine = {
-            rule: groups[rule, change.key].group
-            for rule in rules.coalescing(change.watch)
-            if (rule, change.key) in groups
-        }
-        verdicts = list(rules.verdicts(change, facts, now, mode, groups=mine))
-        result.verdicts.append(verdicts)
-        for verdict in verdicts:
-            rows = [
-                PlannedRow(change, m, m.state, m.reason, rules.rules.rules[verdict.rule].supersedes)
-                for m in verdict.messages
-            ]
-            result.rows += rows
-            place = (verdict.rule, change.key)
-            if verdict.replaces:
-                _give_way(result, groups.pop(place), verdict.reason or "joined with a newer change")
-            if verdict.group is not None:
-                groups[place] = OpenGroup(verdict.group, planned=[r for r in rows if r.state is State.WAITING])
-    return result
+) -> None:
+    """Adds what the next change makes; `groups` are the open ones by (rule, key) and move on with each change."""
+    mine = {
+        rule: groups[rule, change.key].group for rule in rules.coalescing(change.watch) if (rule, change.key) in groups
+    }
+    verdicts = list(rules.verdicts(change, facts, now, mode, groups=mine))
+    result.verdicts.append(verdicts)
+    for verdict in verdicts:
+        rows = [
+            PlannedRow(change, m, m.state, m.reason, rules.rules.rules[verdict.rule].supersedes)
+            for m in verdict.messages
+        ]
+        result.rows += rows
+        place = (verdict.rule, change.key)
+        if verdict.replaces:
+            _give_way(result, groups.pop(place), verdict.reason or "joined with a newer change")
+        if verdict.group is not None:
+            groups[place] = OpenGroup(verdict.group, planned=[r for r in rows if r.state is State.WAITING])
 
 
 def _give_way(result: Plan, open_group: OpenGroup, reason: str) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -29,6 +29,7 @@ from listener.rulebook import Rulebook, open_rulebook
 from listener.rules.judging import Verdict
 from listener.settings import Settings
 from listener.settling import Result
+from listener.tasks import TaskTree
 from listener.upkeep import Upkeep
 from listener.web.health import Health
 from listener.web.server import serve
@@ -99,22 +100,22 @@ class Service:
             )
             if not once:
                 self.address = await stack.enter_async_context(serve(self.settings, health))
-            async with asyncio.TaskGroup() as tasks:
-                settling = _start(tasks, delivery.settle_loop(), "settle")
-                listening = _start(tasks, doorbell.listen(), "listen")
-                _start(tasks, upkeep.run(self.stopping), "upkeep")
+            async with TaskTree(self.stopping) as tasks:
+                settling = tasks.keep(delivery.settle_loop(), "settle")
+                listening = tasks.keep(doorbell.listen(), "listen")
+                tasks.keep(upkeep.run(self.stopping), "upkeep")
                 if once:
-                    _start(tasks, self._until_done(calendar, matcher, delivery), "once")
+                    tasks.keep(self._until_done(calendar, matcher, delivery), "once")
                 else:
-                    _start(tasks, matcher.run(self.stopping), "match")
-                    _start(tasks, reconciler.run(self.stopping), "reconcile")
-                    _start(tasks, book.run(self.stopping, self.reload), "rules")
-                    _start(tasks, calendar.run(self.stopping), "calendar")
+                    tasks.keep(matcher.run(self.stopping), "match")
+                    tasks.keep(reconciler.run(self.stopping), "reconcile")
+                    tasks.keep(book.run(self.stopping, self.reload), "rules")
+                    tasks.keep(calendar.run(self.stopping), "calendar")
                 book.on_change = lambda rules: delivery.use(tasks, rules.rules.accounts, self.stopping)
                 book.on_change(book.current)
                 self.ready.set()
                 if not once:
-                    _start(tasks, self._keep_telling(health, book, matcher, delivery), "notify")
+                    tasks.keep(self._keep_telling(health, book, matcher, delivery), "notify")
                 await self.stopping.wait()
                 listening.cancel()
                 # Requests in flight end by their own time-out; then their outcomes are written down.
@@ -144,17 +145,6 @@ class Service:
             pass
         await delivery.until_nothing_is_due()
         self.stopping.set()
-
-
-def _start(tasks: asyncio.TaskGroup, work: Coroutine[None, None, None], name: str) -> "asyncio.Task[None]":
-    task = tasks.create_task(work, name=name)
-    task.add_done_callback(_tell)
-    return task
-
-
-def _tell(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("task_died", task=task.get_name(), error=type(error).__name__, effect="the process ends")
 
 
 def seconds_to_stop(settings: Settings) -> float:

@@ -8,9 +8,14 @@ SELECT set_config('listener.matcher', pg_try_advisory_xact_lock(7466382154)::tex
 SELECT EXISTS (SELECT FROM listener.outbox) AS anything;
 
 -- name: take
--- The oldest changes, if this transaction holds the matcher's lock.
-SELECT id, watch, op, key, old, new, at, now() AS now FROM listener.outbox
- WHERE current_setting('listener.matcher', true) = 'true' ORDER BY id LIMIT %(limit)s;
+-- The oldest changes, if this transaction holds the matcher's lock: as many as together take half a megabyte on the disk,
+-- compressed, or the first one.
+SELECT id, watch, op, key, old, new, at, now() AS now
+  FROM (SELECT o.*, sum(coalesce(pg_column_size(old), 0) + coalesce(pg_column_size(new), 0))
+                    OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+          FROM (SELECT * FROM listener.outbox
+                 WHERE current_setting('listener.matcher', true) = 'true' ORDER BY id LIMIT %(limit)s) AS o) AS b
+ WHERE coalesce(before, 0) < 524288 ORDER BY id;
 
 -- name: set_aside
 -- Moves a change that nothing can be made of to the history, where its key has to fit into an index.
