@@ -79,6 +79,11 @@ async def audit(conn: Connection, by: str, verb: str, what: Mapping[str, Any], c
     await conn.execute(SQL["audit"], args)
 
 
+async def revealed(conn: Connection, verb: str, what: Mapping[str, Any], count: int) -> None:
+    """Writes down that a person saw whole numbers by a verb, before they are shown."""
+    await audit(conn, await who(conn), "reveal", {"by": verb, **what}, count, None)
+
+
 def mask_numbers(text: str | None) -> str | None:
     """A person's own words without whole phone numbers."""
     return _NUMBER.sub(lambda m: phones.mask_phone(re.sub(r"\D", "", m[0])), text) if text is not None else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from listener import phones
+from listener import pauses, phones
 from listener.cli.common import asynchronous, fail, output_option, print_json, print_table, rules_option
 from listener.cli.filters import duration
 from listener.database import connect
@@ -38,6 +38,10 @@ async def why(asked: str, language: str, reveal: bool, output: str) -> None:
     """What happened to one phone or one key, and why: changes, rules, messages, requests, in one timeline."""
     async with await connect(read_settings(), "why") as conn:
         timeline = await ask(conn, asked, reveal=reveal)
+        if reveal:
+            number = phones.normalise(asked, migrate_old=True)
+            masked = phones.mask_phone(number.number) if isinstance(number, phones.Phone) else asked
+            await pauses.revealed(conn, "why", {"of": masked}, len(timeline.entries))
     words = Language(language)
     told = [(entry, sentence(entry, words)) for entry in timeline.entries]
     if output == "json":

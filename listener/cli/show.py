@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from listener import overview
+from listener import overview, pauses
 from listener.cli.common import asynchronous, fail, output_option, print_json, print_table, shown
 from listener.cli.filters import chosen, filter_options
 from listener.database import connect
@@ -23,7 +23,10 @@ from listener.settings import read_settings
 async def messages(limit: int, reveal: bool, output: str, **filters: Any) -> None:
     """List messages, newest first."""
     async with await connect(read_settings(), "show") as conn:
-        rows = await overview.messages(conn, chosen(filters), limit=limit, reveal=reveal)
+        wanted = chosen(filters)
+        rows = await overview.messages(conn, wanted, limit=limit, reveal=reveal)
+        if reveal:
+            await pauses.revealed(conn, "messages", overview.masked_filters(wanted), len(rows))
     if output == "json":
         print_json(rows)
         return
@@ -40,8 +43,10 @@ async def message(number: int, reveal: bool, output: str) -> None:
     """One message with its attempts."""
     async with await connect(read_settings(), "show") as conn:
         row = await overview.message(conn, number, reveal=reveal)
-    if row is None:
-        raise fail(f"there is no message {number}", 1)
+        if row is None:
+            raise fail(f"there is no message {number}", 1)
+        if reveal:
+            await pauses.revealed(conn, "message", {"ids": [number]}, 1)
     if output == "json":
         print_json(row)
         return

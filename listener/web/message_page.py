@@ -1,6 +1,7 @@
 """One message: what the customer sees, how it came about, what happened to it, what a person can do about it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -10,17 +11,20 @@ from listener.database import Connection
 from listener.errors import RulesError
 from listener.interventions import FROM, Verb, act, arrived
 from listener.model import State
+from listener.pauses import audit
 from listener.rules import load
 from listener.sentences import Language, sentence
 from listener.settings import Settings
 from listener.web import store
 from listener.web.access import SESSION
-from listener.web.page import language, render
+from listener.web.page import language, render, sees_texts, shown_why
 from listener.web.store import Store
 from listener.why import Entry, Kind, why
 
 # the deed on an unclear message that `retry` is the other answer to
 ARRIVED = "arrived"
+# shows the whole number, and is written down
+REVEAL = "reveal"
 _MOVED_ON = "it is not unclear any more"
 
 
@@ -32,23 +36,25 @@ class OneMessage:
         self._store = store
 
     async def page(self, request: web.Request) -> web.Response:
+        return await self._show(request, revealed=False)
+
+    async def _show(self, request: web.Request, *, revealed: bool) -> web.Response:
         number = _number(request)
-        session = request[SESSION]
-        reveal = session is not None and session.operates
         async with self._store.reading() as conn:
             row = await overview.message(conn, number, reveal=True)
             if row is None:
                 raise web.HTTPNotFound
-            told = await why(conn, row["key"], reveal=reveal)
+            told = await why(conn, row["key"], reveal=revealed)
             deeds = await store.rows(conn, "deeds_on", {"id": number})
             rule = await _rule_then(conn, row["rules_version"], row["rule"])
-        lang = Language(language(request))
         return render(
             request,
             "message.html",
+            here=f"/messages/{number}",
             m=row,
+            revealed=revealed,
             length=len(row["text"] or ""),
-            entries=_said([e for e in told.entries if _about(e, row)], lang),
+            entries=_said(request, [e for e in told.entries if _about(e, row)]),
             deeds=deeds,
             rule=rule,
             may=may(State(row["state"])),
@@ -57,7 +63,6 @@ class OneMessage:
 
     async def story(self, request: web.Request) -> web.Response:
         """Everything about the phone of a message, or about what was searched for."""
-        session = request[SESSION]
         async with self._store.reading() as conn:
             asked = request.query.get("q", "").strip()[:200].replace("\0", "")
             if "id" in request.match_info:
@@ -65,11 +70,9 @@ class OneMessage:
                 if row is None:
                     raise web.HTTPNotFound
                 asked = row["phone"] or row["key"]
-            told = await why(conn, asked, reveal=session is not None and session.operates)
-        lang = Language(language(request))
-        return render(
-            request, "story.html", what=told.phone or told.key, entries=_said(told.entries, lang), cut=told.cut
-        )
+            told = await why(conn, asked)
+        entries = _said(request, told.entries)
+        return render(request, "story.html", what=told.phone or told.key, entries=entries, cut=told.cut)
 
     async def do(self, request: web.Request) -> web.StreamResponse:
         """A deed on one message, by whoever operates; the audit has their name and reason."""
@@ -77,6 +80,10 @@ class OneMessage:
         session = request[SESSION]
         if session is None or not session.operates:
             raise web.HTTPForbidden
+        if name == REVEAL:
+            async with self._store.acting() as conn:
+                await audit(conn, session.who, REVEAL, {"ids": [number]}, 1, None)
+            return await self._show(request, revealed=True)
         if name != ARRIVED and name not in set(Verb):
             raise web.HTTPNotFound
         given = str((await request.post()).get("reason", "")).strip()[:300] or None
@@ -125,8 +132,21 @@ def _about(entry: Entry, row: Mapping[str, Any]) -> bool:
             return bool(row["created_at"] <= entry.at)
 
 
-def _said(entries: Sequence[Entry], lang: Language) -> list[tuple[Entry, str]]:
-    return [(entry, sentence(entry, lang)) for entry in entries]
+def _said(request: web.Request, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
+    lang = language(request)
+    shown = entries if sees_texts(request[SESSION]) else [_veiled(entry, lang) for entry in entries]
+    return [(entry, sentence(entry, Language(lang))) for entry in shown]
+
+
+def _veiled(entry: Entry, lang: str) -> Entry:
+    """What happened, without what is told to customers: no value of a row, no text, nobody's own words."""
+    facts = {**entry.facts}
+    for name in ("reason", "detail"):
+        if facts.get(name):
+            facts[name] = shown_why(facts[name], lang, None)
+    if "differences" in facts:
+        facts["differences"] = [(column, "…", "…") for column, _, _ in facts["differences"]]
+    return replace(entry, facts=facts)
 
 
 async def _rule_then(conn: Connection, version: int, name: str) -> str | None:

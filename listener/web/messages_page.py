@@ -14,8 +14,9 @@ from listener import overview
 from listener.database import LOST, Connection
 from listener.errors import OutOfReachError, describe
 from listener.model import State
-from listener.web.access import SESSION, Session
-from listener.web.page import moment, render, shown_key, shown_phone
+from listener.pauses import audit, mask_numbers
+from listener.web.access import SESSION
+from listener.web.page import moment, render, sees_texts, shown_key, shown_phone, shown_why
 from listener.web.search import (
     COLUMNS,
     RANGES,
@@ -76,6 +77,12 @@ class Messages:
         )
         async with self._store.reading() as conn:
             f, found = await self._asked(conn, request)
+            count = await counts(conn, f, found)
+        whole = sees_texts(session)
+        if session is not None and whole:
+            wanted = sum(count.get(state, 0) for state in f.states or count)
+            async with self._store.acting() as conn:
+                await audit(conn, session.who, "reveal", {"csv": mask_numbers(f.query())}, wanted, None)
         await answer.prepare(request)
         # The mark tells spreadsheets that this is UTF-8.
         await answer.write(("\ufeff" + _line(COLUMNS)).encode())
@@ -84,7 +91,7 @@ class Messages:
             while more:
                 async with self._store.reading() as conn:
                     rows, more = await one_page(conn, f, found, _EXPORT)
-                await answer.write("".join(_line(cells(row, session)) for row in rows).encode())
+                await answer.write("".join(_line(cells(row, whole=whole)) for row in rows).encode())
                 if rows:
                     f = replace(f, before=Place(at=rows[-1]["created_at"], id=rows[-1]["id"]))
             await answer.write_eof()
@@ -101,9 +108,12 @@ class Messages:
         return f, await understand(conn, f, list(rules.rules.rules) if rules else [])
 
 
-def cells(row: Mapping[str, Any], session: Session | None) -> list[str]:
-    """One message as CSV cells; nothing in them is taken for a formula."""
-    shown = {**row, "phone": shown_phone(row["phone"], session), "key": shown_key(row["key"], session)}
+def cells(row: Mapping[str, Any], *, whole: bool) -> list[str]:
+    """One message as CSV cells; nothing in them is taken for a formula. `whole` for those who may read texts."""
+    shown = {**row}
+    if not whole:
+        masked = {"phone": shown_phone(row["phone"]), "key": shown_key(row["key"])}
+        shown |= {**masked, "text": None, "reason": shown_why(row["reason"], "en", None)}
     shown |= {name: moment(row[name]) for name in _TIMES}
     return [_cell(shown[name]) for name in COLUMNS]
 

@@ -1,6 +1,7 @@
 """Pages from templates: one Jinja environment of its own, everything escaped, words in the reader's language."""
 
 import hashlib
+import re
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,7 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     env.filters.update(moment=moment, clock=clock, number=number, spell=spell, reason=shown_reason, field=field)
-    env.filters.update(phone=shown_phone, key=shown_key, target=shown_target, said=said)
+    env.filters.update(phone=shown_phone, key=shown_key, target=shown_target, said=said, body=shown_body, why=shown_why)
     env.globals.update(asset=asset, languages=LANGUAGES, states=[state.value for state in State])
     return env
 
@@ -71,9 +72,7 @@ def render(request: web.Request, template: str, *, code: int = 200, **values: An
             t=SimpleNamespace(**words(lang)),
             lang=lang,
             session=session,
-            here=request.path_qs,
-            path=request.path,
-            **values,
+            **{"here": request.path_qs, "path": request.path, **values},
         )
     )
     return web.Response(text=text, content_type="text/html", status=code)
@@ -121,18 +120,31 @@ def spell(seconds: float | None, lang: str) -> str:
     return f"{hours // 24} {t['day']}"
 
 
-def shown_phone(value: str | None, session: Session | None) -> str:
-    """A phone, whole only for those who operate."""
-    if not value:
-        return "-"
-    return value if session is not None and session.operates else phones.mask_phone(value)
+def shown_phone(value: str | None) -> str:
+    """A phone, masked for everybody: whoever needs the whole number asks for it, and that is written down."""
+    return phones.mask_phone(value) if value else "-"
 
 
-def shown_key(value: str, session: Session | None) -> str:
+def shown_key(value: str) -> str:
     """The key of an order or account; masked where it is somebody's phone."""
-    if isinstance(phones.normalise(value, migrate_old=True), phones.Phone):
-        return shown_phone(value, session)
-    return value
+    return shown_phone(value) if isinstance(phones.normalise(value, migrate_old=True), phones.Phone) else value
+
+
+def sees_texts(session: Session | None) -> bool:
+    """Whether somebody may read what customers are told: names, balances, phones in a text. Not who may only look."""
+    return session is not None and session.operates
+
+
+def shown_body(value: str | None, session: Session | None, lang: str) -> str:
+    """The text of a message, or why it is not shown."""
+    t = words(lang)
+    if not value:
+        return t["no_text"]
+    return value if sees_texts(session) else t["hidden_text"]
+
+
+# where our own words end and a value, the gateway's words or a person's begin
+_VALUE = re.compile(r"[:(\"«“]")
 
 
 def shown_reason(value: str | None, lang: str) -> str:
@@ -140,6 +152,12 @@ def shown_reason(value: str | None, lang: str) -> str:
     if not value:
         return ""
     return reasons.in_vietnamese(value) if lang == "vi" else value
+
+
+def shown_why(value: str | None, lang: str, session: Session | None) -> str:
+    """The same of one message: without the values and foreign words in it for those who may not read texts."""
+    said = shown_reason(value, lang)
+    return said if sees_texts(session) else _VALUE.split(said, maxsplit=1)[0].strip()
 
 
 def shown_target(value: str, lang: str) -> str:

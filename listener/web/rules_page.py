@@ -20,7 +20,7 @@ from listener.settings import Settings
 from listener.text import GSM_BASIC, GSM_EXTENSION, Accents, count, unaccent
 from listener.web import store
 from listener.web.access import SESSION
-from listener.web.page import render
+from listener.web.page import render, sees_texts
 from listener.web.rule_edit import BeyondEditError, edited, parts_of, snippet
 from listener.web.store import Store
 
@@ -87,12 +87,14 @@ class RulePages:
     async def try_out(self, request: web.Request) -> web.Response:
         """What the rule, as edited, would send for a row; a part of the page."""
         name, form = request.match_info["name"], await request.post()
+        whole = sees_texts(request[SESSION])
         async with self._store.reading() as conn:
             _, source = await self._known(conn, name)
             shown: dict[str, Any] = {"faults": [], "said": None, "result": None, "yaml": None, "dropped": ""}
             try:
                 new, shown["yaml"] = await self._edited(source, name, form)
-                if (rows := await _rows(conn, new, name, form)) is not None:
+                # Whoever may write a text over a real row, or a condition, can read what is in it.
+                if whole and (rows := await _rows(conn, new, name, form)) is not None:
                     shown["result"] = await preview(
                         new,
                         name,

@@ -267,6 +267,9 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "state": ("Trạng thái", "State"),
     "ticket": ("Phiếu", "Ticket"),
     "no_text": ("không có nội dung", "no text"),
+    "hidden_text": ("nội dung chỉ hiện cho người vận hành", "only operators read texts"),
+    "reveal": ("Xem cả số", "Show the whole number"),
+    "reveal_hint": ("Việc xem được ghi vào nhật ký.", "That you looked is written to the audit."),
     "nothing_found": ("Không có tin nào khớp.", "No message fits."),
     "nothing_found_hint": (
         "Thử số điện thoại hay mã đơn khác, bỏ bớt trạng thái, hoặc chọn “Mọi lúc”.",
@@ -307,6 +310,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "play_when": ("Điều kiện (when)", "Condition (when)"),
     "play_try": ("Xem thử", "Try"),
     "play_choose": ("Chọn một mã hoặc nhập một dòng.", "Choose a key or type a row."),
+    "play_view": (
+        "Văn bản hợp lệ. Chỉ người vận hành thử được với dữ liệu thật.",
+        "The text is valid. Only operators try it with real data.",
+    ),
     "result": ("Kết quả", "What would be sent"),
     "verdict_send": ("sẽ gửi", "would be sent"),
     "verdict_reject": ("sẽ bị từ chối", "would be rejected"),
@@ -385,6 +392,9 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "v_seen": ("đã xem", "taken note"),
     "v_forget": ("xoá dữ liệu", "forget"),
     "v_export": ("xuất dữ liệu", "export"),
+    "v_reveal": ("xem cả số", "saw whole numbers"),
+    "v_suppress": ("không gửi tin", "suppress"),
+    "v_unsuppress": ("cho gửi tin lại", "suppress --remove"),
     # one message
     "message": ("Tin số {id}", "Message {id}"),
     "as_on_phone": ("Như khách thấy trên điện thoại", "As the customer sees it"),

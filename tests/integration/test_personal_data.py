@@ -163,6 +163,25 @@ async def test_no_column_is_forgotten(erp_database: str) -> None:
         assert await tables_with(world, "canary", PHONE, PHONE[1:]) == {}
 
 
+async def test_whoever_sees_whole_numbers_by_a_verb_is_written_down(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.note("DH1", "one", phone=PHONE)
+        await world.once()
+        for words in (["messages"], ["message", 1], ["why", PHONE], ["why", "DH1"]):
+            assert PHONE not in (await verb(world.environment(), *words)).out
+        assert await world.rows("SELECT FROM listener.audit") == []
+        for words in (["messages", "--phone", PHONE], ["message", 1], ["why", PHONE], ["why", "DH1"]):
+            assert PHONE in (await verb(world.environment(), *words, "--reveal")).out
+        audit = await world.rows("SELECT verb, what, count FROM listener.audit ORDER BY id")
+        assert {row["verb"] for row in audit} == {"reveal"}
+        assert [row["what"] for row in audit] == [
+            {"by": "messages", "phone": "091***678"},
+            {"by": "message", "ids": [1]},
+            {"by": "why", "of": "091***678"},
+            {"by": "why", "of": "DH1"},
+        ]
+
+
 async def test_a_phone_that_is_none_is_refused(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         for word in ("forget", "export"):

@@ -103,17 +103,21 @@ async def test_csv_holds_all_and_no_formula(erp_database: str) -> None:
             assert answer.headers["Content-Type"].startswith("text/csv")
             rows = list(csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff"))))
             assert len({row["id"] for row in rows}) == 1200
-            assert all(row["text"].startswith("'=") for row in rows)
             assert {row["phone"] for row in rows} == {"098***000"}
+            assert {row["text"] for row in rows} == {""}
+        async with page_of(world) as somebody:
+            rows = list(csv.DictReader(io.StringIO((await somebody.get("/messages.csv?q=note")).text)))
+            assert len(rows) == 1200
+            assert all(row["text"].startswith("'=") for row in rows)
 
 
-async def test_those_who_may_only_look_see_no_whole_phone_and_can_do_nothing(erp_database: str) -> None:
+async def test_those_who_may_only_look_see_no_whole_phone_and_no_text_and_can_do_nothing(erp_database: str) -> None:
     async with open_world(erp_database, rules=rules_text(ticket="{thread: new.topic}")) as world:
         world.gateway.add_fault(LOST)
-        await world.note("0987654321", "one", phone="0912345678")
+        await world.note("0987654321", "so du cua Lan", phone="0912345678")
         async with page_of(world, VIEW) as somebody:
             await world.settled()
-            one = await number(world, "one")
+            one = await number(world, "so du cua Lan")
             paths = (
                 "/",
                 "/messages",
@@ -128,9 +132,36 @@ async def test_those_who_may_only_look_see_no_whole_phone_and_can_do_nothing(erp
                 asked = answer.text.replace('value="0987654321"', "").replace("q=0987654321", "")
                 assert "0912345678" not in asked, path
                 assert "0987654321" not in asked, path
-            for verb in ("retry", "cancel", "release", "arrived"):
+                assert "so du" not in asked, path
+                assert "Lan" not in asked.replace("Lan · ", ""), path
+            for verb in ("retry", "cancel", "release", "arrived", "reveal"):
                 assert (await somebody.post(f"/messages/{one}/{verb}")).status == 403
-            assert await state(world, "one") == "unknown"
+            assert await state(world, "so du cua Lan") == "unknown"
+
+
+async def test_whoever_wants_a_whole_number_asks_for_it_and_that_is_written_down(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.note("0987654321", "so du", phone="0912345678")
+        async with page_of(world) as somebody:
+            await world.settled()
+            one = await number(world, "so du")
+            for path in ("/messages", f"/messages/{one}", f"/messages/{one}/story"):
+                shown = await somebody.get(path)
+                assert "091***678" in shown.text, path
+                assert "0912345678" not in shown.text, path
+            assert await world.rows("SELECT FROM listener.audit") == []
+            revealed = await somebody.post(f"/messages/{one}/reveal")
+            assert revealed.status == 200
+            assert "0912345678" in revealed.text
+            # what the page fetches by itself is masked again
+            assert f'hx-get="/messages/{one}"' in revealed.text
+            assert "0912345678" in (await somebody.get("/messages.csv?q=0912345678")).text
+            audit = await world.rows("SELECT who, verb, what, count FROM listener.audit ORDER BY id")
+            assert [(a["who"], a["verb"], a["what"], a["count"]) for a in audit] == [
+                ("page/Lan", "reveal", {"ids": [one]}, 1),
+                ("page/Lan", "reveal", {"csv": "q=091***678"}, 1),
+            ]
+            assert "0912345678" not in (await somebody.get("/audit")).text
 
 
 async def test_hostile_words_are_shown_as_words(erp_database: str) -> None:
@@ -162,7 +193,7 @@ async def test_one_message_tells_its_whole_way(erp_database: str) -> None:
             said = html.unescape(answer.text)
             for words in (
                 "it is on its way",
-                "0912345678",
+                "091***678",
                 str(one["ticket_id"]),
                 'text: "{{ new.body }}"',
                 "CareSoft đã nhận",

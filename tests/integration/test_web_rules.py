@@ -15,7 +15,7 @@ async def test_the_playground_shows_what_would_be_sent_and_sends_nothing(erp_dat
         assert "{{ new.body }}" in page
         assert "DH1" in page
         for form, said in (
-            ({"key": "DH1", "text": "{{ new.body }}!"}, ("sẽ gửi", "0912345678", "it is here!", "GSM-7")),
+            ({"key": "DH1", "text": "{{ new.body }}!"}, ("sẽ gửi", "091***678", "it is here!", "GSM-7")),
             ({"key": "DH1", "text": "x", "when": "new.body == 'no'"}, ("không gửi", "when: \"new.body == 'no'\"")),
             (
                 {"row": '{"topic": "a", "body": "b", "phone": "12", "ticket_id": null}', "text": "x"},
@@ -65,11 +65,15 @@ async def test_rules_show_counts_last_change_and_the_files_faults(erp_database: 
         assert "Tệp quy tắc có lỗi" in page
 
 
-async def test_those_who_may_only_look_try_but_see_no_whole_phone_and_replay_nothing(erp_database: str) -> None:
+async def test_those_who_may_only_look_try_no_row_and_replay_nothing(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world, VIEW) as somebody:
         await world.note("DH1", "it is here", phone="0912345678")
         await world.settled()
-        tried = await somebody.post("/rules/note/try", {"key": "DH1", "text": "x", "when": ""})
-        assert "091***678" in tried.text
-        assert "0912345678" not in tried.text
+        row = '{"topic": "a", "body": "b", "phone": "0912345678", "ticket_id": null}'
+        for form in ({"key": "DH1"}, {"row": row}):
+            tried = await somebody.post("/rules/note/try", {"text": "{{ new.phone }}", "when": "", **form})
+            assert "Chỉ người vận hành" in tried.text
+            assert "678" not in tried.text
+        tried = await somebody.post("/rules/note/try", {"key": "DH1", "text": "{{ 7 *", "when": ""})
+        assert "note bad" in tried.text
         assert (await somebody.post("/rules/note/replay", {"text": "x", "when": ""})).status == 403
