@@ -1,29 +1,48 @@
 """`listener run` under a supervisor: what it tells the service manager, and what `healthcheck` says."""
 
-import signal
+import asyncio
 import time
 
 import pytest
 
 from listener.web import health as health_module
+from tests.support import unit
 from tests.support.manager import open_manager
 from tests.support.verbs import verb
-from tests.support.world import open_world, rules_text
+from tests.support.world import Replica, open_world, rules_text
 
 # seconds; the matcher comes round once a second when idle
 WATCHDOG = 4.0
 
 
-async def test_the_service_manager_hears_of_start_life_reload_and_stop(erp_database: str) -> None:
+async def test_the_unit_starts_tells_reloads_and_stops_a_real_daemon(erp_database: str) -> None:
+    """What `deploy/listener.service` says is done by hand, and its credentials are all that the daemon gets."""
     async with open_world(erp_database) as world, open_manager(world.folder) as manager:
-        replica = await world.replica(**manager.environment(WATCHDOG))
+        (world.folder / "database-url").write_text(erp_database)
+        (world.folder / "caresoft-token").write_text(world.gateway.state.settings.token)
+        (world.folder / "admin-token").write_text("made-up-token")
+        rules = rules_text().replace("token_file: TOKEN_FILE", 'token: "${CARESOFT_TOKEN}"')
+        world.use_rules(rules)
+        given = {
+            **unit.environment(world.folder),
+            "LISTENER_RULES": str(world.settings.rules),
+            "LISTENER_DATABASE_URL": "",
+        }
+        assert unit.settings()["Type"] == ["notify"]
+        (start,) = unit.settings()["ExecStart"]
+        assert start.endswith("/listener run")
+
+        replica = await world.replica(**given, **manager.environment(WATCHDOG))
         heard = await manager.hears(READY="1", STATUS="rules version 1, mode live")
         assert heard == 1, manager.said
         alive = await manager.hears(heard, WATCHDOG="1", STATUS="rules version 1")
+        await world.note("topic", "note")
+        await world.settled()
+        assert world.arrived() == ["note"]
 
-        world.use_rules(rules_text(rate="50/s"))
+        world.use_rules(rules.replace("max_parts: 4", "max_parts: 3"))
         asked_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        replica.signal(signal.SIGHUP)
+        await reload(replica)
         reloading = await manager.hears(alive, RELOADING="1")
         assert int(manager.said[reloading - 1]["MONOTONIC_USEC"]) >= asked_at
         loaded = await manager.hears(reloading, READY="1")
@@ -31,11 +50,18 @@ async def test_the_service_manager_hears_of_start_life_reload_and_stop(erp_datab
 
         # Refused rules end a reload too.
         world.use_rules("version: 1\n")
-        replica.signal(signal.SIGHUP)
+        await reload(replica)
         await manager.hears(await manager.hears(loaded, RELOADING="1"), READY="1")
 
         assert await replica.stop() == 0, replica.log.read_text()
         assert manager.said[-1]["STOPPING"] == "1"
+
+
+async def reload(replica: Replica) -> None:
+    """The unit's ExecReload."""
+    (command,) = unit.settings()["ExecReload"]
+    process = await asyncio.create_subprocess_shell(command, env={"MAINPID": str(replica.pid)})
+    assert await process.wait() == 0
 
 
 async def test_a_manager_that_is_gone_is_no_reason_to_fail(erp_database: str) -> None:
