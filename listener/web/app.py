@@ -12,6 +12,7 @@ from listener.database import LOST
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.settings import Settings
 from listener.web.access import SESSION, SESSION_S, Access, Throttle, same_origin
+from listener.web.bulk_page import Bulk
 from listener.web.health import Health
 from listener.web.interventions_page import Interventions
 from listener.web.live import Live
@@ -71,6 +72,9 @@ def make_app(settings: Settings, health: Health | None = None) -> web.Applicatio
     messages, message = Messages(store), OneMessage(settings, store)
     app.router.add_get("/messages", messages.page)
     app.router.add_get("/messages.csv", messages.export)
+    bulk = Bulk(settings, store)
+    app.router.add_get("/messages/bulk/{verb}", bulk.ask)
+    app.router.add_post("/messages/bulk/{verb}", bulk.do)
     app.router.add_get(r"/messages/{id:\d{1,19}}", message.page)
     app.router.add_get(r"/messages/{id:\d{1,19}}/story", message.story)
     app.router.add_post(r"/messages/{id:\d{1,19}}/{verb}", message.do)

@@ -10,24 +10,20 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from listener import overview
-from listener.database import LOST, Connection
+from listener.database import LOST
 from listener.errors import OutOfReachError, describe
 from listener.model import State
 from listener.pauses import audit, mask_numbers
 from listener.web.access import SESSION
+from listener.web.bulk_page import asked, offered
 from listener.web.page import moment, render, sees_texts, shown_key, shown_phone, shown_why
 from listener.web.search import (
     COLUMNS,
     RANGES,
-    Filter,
-    Found,
     Meaning,
     Place,
     counts,
     one_page,
-    read_filter,
-    understand,
 )
 from listener.web.store import Store
 
@@ -48,7 +44,7 @@ class Messages:
 
     async def page(self, request: web.Request) -> web.Response:
         async with self._store.reading() as conn:
-            f, found = await self._asked(conn, request)
+            f, found = await asked(conn, request)
             rows, more = await one_page(conn, f, found)
             count = await counts(conn, f, found)
         older = f.query(before=Place(at=rows[-1]["created_at"], id=rows[-1]["id"])) if more else None
@@ -64,6 +60,7 @@ class Messages:
             ranges=list(RANGES),
             story=found.meaning in (Meaning.PHONE, Meaning.KEY),
             all_states=list(State),
+            deeds=offered(f, count),
         )
 
     async def export(self, request: web.Request) -> web.StreamResponse:
@@ -76,7 +73,7 @@ class Messages:
             }
         )
         async with self._store.reading() as conn:
-            f, found = await self._asked(conn, request)
+            f, found = await asked(conn, request)
             count = await counts(conn, f, found)
         whole = sees_texts(session)
         if session is not None and whole:
@@ -101,11 +98,6 @@ class Messages:
             if request.transport is not None:
                 request.transport.abort()
         return answer
-
-    async def _asked(self, conn: Connection, request: web.Request) -> tuple[Filter, Found]:
-        f = read_filter(request.query, request.query.getall("state", []), datetime.now(UTC))
-        rules = await overview.rules_in_force(conn)
-        return f, await understand(conn, f, list(rules.rules.rules) if rules else [])
 
 
 def cells(row: Mapping[str, Any], *, whole: bool) -> list[str]:

@@ -4,7 +4,7 @@ Newest first, by (created_at, id); a page begins where the last one ended, so th
 does. Unfinished and finished messages are asked apart, each by an index of its own, and put together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -170,10 +170,10 @@ _BY = {
 }
 
 
-def statement(f: Filter, found: Found, limit: int) -> tuple[sql.Composed, dict[str, Any]]:
-    """The statement for one page of `limit` messages, and its values."""
+def _where(f: Filter, found: Found) -> tuple[list[sql.Composable], dict[str, Any]]:
+    """The conditions of a filter, but for its states and its page, and their values."""
     where: list[sql.Composable] = [sql.SQL("true")]
-    args: dict[str, Any] = {"limit": limit}
+    args: dict[str, Any] = {}
     if found.meaning is not None:
         where.append(_BY[found.meaning])
         args["value"] = found.value
@@ -183,6 +183,13 @@ def statement(f: Filter, found: Found, limit: int) -> tuple[sql.Composed, dict[s
     if f.until is not None:
         where.append(sql.SQL("created_at < %(until)s"))
         args["until"] = f.until
+    return where, args
+
+
+def statement(f: Filter, found: Found, limit: int) -> tuple[sql.Composed, dict[str, Any]]:
+    """The statement for one page of `limit` messages, and its values."""
+    where, args = _where(f, found)
+    args["limit"] = limit
     if f.before is not None:
         where.append(sql.SQL("(created_at, id) < (%(at)s, %(id)s)"))
         args |= {"at": f.before.at, "id": f.before.id}
@@ -220,6 +227,31 @@ async def one_page(conn: Connection, f: Filter, found: Found, size: int = PAGE) 
     query, args = statement(f, found, size + 1)
     rows = await store.rows(conn, query, args)
     return rows[:size], len(rows) > size
+
+
+async def chosen(
+    conn: Connection, f: Filter, found: Found, states: Collection[State], upto: int | None, limit: int
+) -> list[dict[str, Any]]:
+    """`{id, state, phone, text, reason}` of the oldest `limit` messages that fit, in these states and no newer than
+    number `upto`."""
+    where, args = _where(f, found)
+    if upto is not None:
+        where.append(sql.SQL("id <= %(upto)s"))
+    args |= {"upto": upto, "limit": limit}
+    pieces = [
+        sql.SQL("(SELECT id, state, phone, text, reason FROM listener.{} WHERE {} AND state = ANY({}) {})").format(
+            sql.Identifier(table),
+            sql.SQL(" AND ").join(where),
+            sql.Literal(wanted),
+            sql.SQL("ORDER BY id LIMIT %(limit)s"),
+        )
+        for table, mine in (("message", UNFINISHED), ("finished", frozenset(State) - UNFINISHED))
+        if (wanted := sorted(state.value for state in states if state in mine))
+    ]
+    if not pieces:
+        return []
+    query = sql.SQL("SELECT * FROM ({}) AS m ORDER BY id LIMIT %(limit)s").format(sql.SQL(" UNION ALL ").join(pieces))
+    return await store.rows(conn, query, args)
 
 
 async def counts(conn: Connection, f: Filter, found: Found) -> Mapping[str, int]:

@@ -288,6 +288,36 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "st_superseded": ("được thay thế", "superseded"),
     "st_suppressed": ("không muốn nhận", "suppressed"),
     "st_shadow": ("chạy thử", "shadow"),
+    # all that a list shows
+    "bulk": ("Với mọi tin khớp bộ lọc", "With all that fit"),
+    "bulk_retry": ("Gửi lại {n} tin?", "Send {n} message{s} again?"),
+    "bulk_cancel": ("Huỷ {n} tin?", "Cancel {n} message{s}?"),
+    "bulk_release": ("Cho gửi {n} tin?", "Release {n} message{s}?"),
+    "bulk_none": ("Không còn tin nào như vậy.", "There is no such message any more."),
+    "bulk_more": (
+        "Chỉ {n} tin cũ nhất; sau đó có thể làm tiếp với phần còn lại.",
+        "Only the oldest {n}; afterwards you can go on with the rest.",
+    ),
+    "bulk_changed": (
+        "Số tin đã tăng từ lúc bạn xem; hãy xem lại.",
+        "There are more now than you were shown; look again.",
+    ),
+    "bulk_brake": (
+        "Quy tắc này cũng được thả hãm, nên tin mới của nó sẽ được gửi ngay.",
+        "The rule's brake is released too, so that its new messages are sent at once.",
+    ),
+    "bulk_sample": ("Những tin đầu tiên", "The first of them"),
+    "bulk_unsure": (
+        "Những tin chưa rõ có thể đã tới. Gửi lại thì khách có thể nhận hai tin giống nhau.",
+        "Unknown ones may have arrived. Sent again, those customers may get them twice.",
+    ),
+    "bulk_all": ("tất cả", "all"),
+    "bulk_done_retry": ("Đã cho gửi lại {n} tin.", "To be sent again: {n}."),
+    "bulk_done_cancel": ("Đã huỷ {n} tin.", "Cancelled: {n}."),
+    "bulk_done_release": ("Đã cho gửi {n} tin.", "Released: {n}."),
+    "bulk_left": ("{n} tin được để nguyên:", "Left as they were: {n}"),
+    "bulk_list": ("Về danh sách", "To the list"),
+    "message_number": ("Số thứ tự tin", "Message's number"),
     # rules
     "rules_hint": (
         "Tệp quy tắc là gốc; trang này chỉ cho xem và thử, không sửa tệp.",

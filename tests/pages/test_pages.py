@@ -216,6 +216,29 @@ async def test_a_brake_is_released_and_the_language_switched(erp_database: str) 
             assert len(world.arrived()) == 9
 
 
+async def test_all_that_a_list_shows_is_cancelled_by_keyboard_alone(erp_database: str) -> None:
+    rules = rules_text(defaults="brake: 3/h")
+    async with open_world(erp_database, rules=rules) as world, world.service(**SERVICE) as service:
+        await world.notes([(f"t{n}", f"ACME: Don DH{n} da duoc xac nhan. LH 19001234") for n in range(9)])
+        await world.until("SELECT count(*) = 9 FROM listener.messages")
+        async with visit(service.address, "phone", "dark") as seen:
+            await seen.login()
+            page, keys = seen.page, seen.page.keyboard
+            await seen.open("/messages?state=held")
+            await seen.photograph("held")
+            await tab_to(seen, "#bulk-cancel")
+            await keys.press("Enter")
+            await page.wait_for_selector("h1:has-text('Huỷ 6 tin?')")
+            await page.wait_for_selector("[name=reason]:focus")
+            await seen.photograph("bulk")
+            assert await seen.faults() == []
+            await keys.type("nhập nhầm")
+            await keys.press("Enter")
+            await page.wait_for_selector(".note.good:has-text('Đã huỷ 6 tin')")
+            await seen.photograph("bulk-done")
+            assert sorted((await world.states()).values()) == ["accepted"] * 3 + ["cancelled"] * 6
+
+
 async def test_those_who_may_only_look_see_no_buttons(erp_database: str) -> None:
     async with open_world(erp_database) as world, world.service(**SERVICE) as service:
         await business(world)

@@ -1,0 +1,110 @@
+"""One deed on all that a list shows: the number first, a person's word, then what was shown and nothing else."""
+
+import html
+import re
+
+from listener.simulator.gateway import Answer, Break, Fault, Moment
+from tests.support.browser import VIEW, Person, page_of, person
+from tests.support.world import World, open_world, rules_text
+
+
+def hidden(text: str) -> dict[str, str]:
+    """The form's own fields: up to which message, and how many were shown."""
+    return dict(re.findall(r'name="(upto|count)" value="(\d+)"', text))
+
+
+async def ask(somebody: Person, path: str, *words: str) -> dict[str, str]:
+    answer = await somebody.get(path)
+    assert answer.status == 200
+    for word in words:
+        assert word in html.unescape(answer.text), word
+    return hidden(answer.text)
+
+
+async def braked(world: World) -> None:
+    await world.notes([(f"t{n}", f"n{n}") for n in range(9)])
+    await world.until("SELECT count(*) = 6 FROM listener.message WHERE state = 'held'")
+    await world.settled()
+
+
+async def test_a_brakes_messages_are_released_and_the_audit_says_by_whom(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text(defaults="brake: 3/h")) as world, page_of(world) as somebody:
+        await braked(world)
+        assert "/messages/bulk/release?state=held" in (await somebody.get("/messages?state=held")).text
+        form = await ask(
+            somebody, "/messages/bulk/release?q=note&state=held", "Cho gửi 6 tin?", "thả hãm", "n7", "note"
+        )
+        done = await somebody.post("/messages/bulk/release?q=note&state=held", {**form, "reason": "meant so"})
+        assert "Đã cho gửi 6 tin" in html.unescape(done.text)
+        await world.settled()
+        assert sorted(world.arrived()) == [f"n{n}" for n in range(9)]
+        assert await world.rows("SELECT * FROM listener.brake") == []
+        deed = await world.one("SELECT * FROM listener.audit")
+        assert (deed["who"], deed["verb"], deed["count"], deed["reason"]) == ("page/Lan", "release", 6, "meant so")
+        assert deed["what"] == {"state": ["held"], "rule": "note"}
+
+
+async def test_what_a_mistake_made_is_cancelled_at_once(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text(defaults="brake: 3/h")) as world, page_of(world) as somebody:
+        await braked(world)
+        form = await ask(somebody, "/messages/bulk/cancel?state=held", "Huỷ 6 tin?")
+        assert (
+            await somebody.post("/messages/bulk/cancel?state=held", {**form, "reason": "wrong import"})
+        ).status == 200
+        assert sorted((await world.states()).values()) == ["accepted"] * 3 + ["cancelled"] * 6
+        again = await somebody.get("/messages/bulk/cancel?state=held")
+        assert "Không còn tin nào như vậy" in html.unescape(again.text)
+
+
+async def test_those_that_were_refused_or_unclear_are_sent_again(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        world.gateway.add_fault(Fault(action=Answer(status=400, body={"message": "no credit"}), content="bad", times=2))
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), content="lost", times=1))
+        await world.notes([("a", "bad 1"), ("b", "bad 2"), ("c", "lost"), ("d", "fine")])
+        await world.note("e", "landline", phone="024 3825 1234")
+        await world.settled()
+        form = await ask(somebody, "/messages/bulk/retry?range=24h", "Gửi lại 4 tin?", "có thể nhận hai tin")
+        done = await somebody.post("/messages/bulk/retry?range=24h", {**form, "reason": "credit is there"})
+        assert "Đã cho gửi lại 3 tin" in html.unescape(done.text)
+        assert "1 × xét lại: đây là số máy bàn" in html.unescape(done.text)
+        await world.settled()
+        assert {t: s for t, s in (await world.states()).items() if s != "accepted"} == {"landline": "rejected"}
+
+
+async def test_only_what_was_shown_is_done(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text(defaults="brake: 3/h")) as world, page_of(world) as somebody:
+        await braked(world)
+        path = "/messages/bulk/cancel?state=held"
+        form = await ask(somebody, path, "Huỷ 6 tin?")
+        # one that came after the question, and one that somebody else has dealt with
+        await world.note("new", "later")
+        await world.until("SELECT count(*) = 7 FROM listener.message WHERE state = 'held'")
+        gone = (await world.one("SELECT min(id) AS id FROM listener.message WHERE state = 'held'"))["id"]
+        assert (await somebody.post(f"/messages/{gone}/cancel")).status == 303
+        for wrong, status in (
+            ({**form, "reason": " "}, 400),
+            ({**form, "count": "3", "reason": "x"}, 409),
+            ({"upto": form["upto"], "reason": "x"}, 400),
+            ({**form, "upto": "9" * 30, "reason": "x"}, 400),
+        ):
+            assert (await somebody.post(path, wrong)).status == status, wrong
+        assert (await world.one("SELECT count(*) AS n FROM listener.message WHERE state = 'held'"))["n"] == 6
+        assert "Đã huỷ 5 tin" in html.unescape((await somebody.post(path, {**form, "reason": "x"})).text)
+        assert (await world.one("SELECT text FROM listener.message WHERE state = 'held'"))["text"] == "later"
+
+
+async def test_nobody_else_does_it_and_no_other_sites_form(erp_database: str) -> None:
+    path, form = "/messages/bulk/cancel?state=held", {"upto": 99, "count": 99, "reason": "x"}
+    async with open_world(erp_database, rules=rules_text(defaults="brake: 3/h")) as world, page_of(world) as boss:
+        await braked(world)
+        async with person(boss.address, VIEW) as somebody:
+            assert "/messages/bulk/" not in (await somebody.get("/messages?state=held")).text
+            assert (await somebody.get(path)).status == 403
+            assert (await somebody.post(path, form)).status == 403
+        right, boss.csrf = boss.csrf, "0" * 64
+        assert (await boss.post(path, form)).status == 403
+        boss.csrf = right
+        assert (await boss.post(path, form, Origin="https://evil.example")).status == 403
+        assert (await boss.get("/messages/bulk/forget?state=held")).status == 404
+        assert "/messages/bulk/" not in (await boss.get("/messages")).text
+        assert (await world.one("SELECT count(*) AS n FROM listener.message WHERE state = 'held'"))["n"] == 6
