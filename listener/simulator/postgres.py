@@ -63,7 +63,7 @@ class Server:
         self._tcp = tcp
         self._port = 5432
         self._primary = standby_of
-        self._password = secrets.token_hex(16) if standby_of is None else standby_of._password
+        self._password: str = secrets.token_hex(16) if standby_of is None else standby_of._password
         self._watchdog: Watchdog | None = None
         self._folder = Path()
         self._bin = Path()

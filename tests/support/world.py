@@ -12,12 +12,13 @@ of its `topic`, on the ticket `ticket_id` if it has one. Bodies are unique, so t
 """
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from listener.simulator.gateway.server import RequestHook
 
 PHONE = "0980000000"
 PATIENCE = 20.0
+_RUN = ("-c", "from listener.cli import main; main()", "run")
 
 NOTES = """
 CREATE TABLE IF NOT EXISTS public.notes (
@@ -117,6 +119,7 @@ class World:
     folder: Path
     db: Connection
     replicas: list[Replica] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def token_file(self) -> Path:
@@ -167,15 +170,17 @@ class World:
         """`run --once` in this process; returns how many threads a pause kept from being sent."""
         return await Service(settings=replace(self.settings, **settings)).run(once=True)
 
-    async def replica(self, *, wait: bool = True, **environment: str) -> Replica:
-        """A `listener run` process, ready unless `wait` is False; killed at the end of the world."""
-        number = len(self.replicas)
-        log = self.folder / f"replica{number}.log"
+    async def replica(self, *, wait: bool = True, sabotage: str = "", **environment: str) -> Replica:
+        """A `listener run` process, ready unless `wait` is False; killed at the end of the world.
+
+        `sabotage` names the hooks of `sabotage.py` that it runs with.
+        """
+        log = self.folder / f"replica{next(self._numbers)}.log"
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", "from listener.cli import main; main()", "run",
+                sys.executable, *(["-m", "tests.support.sabotage"] if sabotage else _RUN),
                 stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
-                env={**os.environ, **self.environment(), **environment},
+                env={**os.environ, **self.environment(), **environment, "SABOTAGE": sabotage},
             )  # fmt: skip
         started = Replica(process=process, log=log)
         self.replicas.append(started)
