@@ -11,10 +11,11 @@ from typing import Any
 
 from listener.caresoft import Access
 from listener.database import Connection
-from listener.errors import ListenerError
+from listener.errors import ListenerError, UsageError
 from listener.model import Lease
 from listener.queries import load
 from listener.rules import Account
+from listener.settings import secret
 
 SQL = load("accounts")
 
@@ -52,14 +53,10 @@ def access(name: str, account: Account, environ: Mapping[str, str] = os.environ)
         where = "token_file"
     else:
         variable = (account.token or "").removeprefix("${").removesuffix("}")
-        token = environ.get(variable, "").strip()
-        if not token and (path := environ.get(f"{variable}_FILE")):
-            try:
-                token = Path(path).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ListenerError(
-                    f"account {name}: {variable}_FILE cannot be read ({type(error).__name__})"
-                ) from None
+        try:
+            token = (secret(environ, variable) or "").strip()
+        except UsageError as error:
+            raise ListenerError(f"account {name}: {error}") from None
         where = f"the environment variable {variable}"
     if not token:
         raise ListenerError(f"account {name}: {where} holds no token")

@@ -6,18 +6,21 @@ for an unclear result; no redirects, no proxy or netrc of the environment, no re
 an answer are read, undecompressed. (Facts: docs.caresoft.vn, "Tin nhắn SMS" and "Giới hạn yêu cầu"; aiohttp 3.14.)
 """
 
+import ipaddress
 import json
 import re
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from listener.model import (
     Accepted,
@@ -32,6 +35,7 @@ from listener.model import (
     Unknown,
     Unreachable,
 )
+from listener.settings import LOOPBACK, is_public
 
 # bytes of an answer that are looked at
 ANSWER_LIMIT = 64 * 1024
@@ -71,6 +75,31 @@ class Comment:
     at: datetime | None
 
 
+class _PrivateAddressError(OSError):
+    """The gateway's name leads to an address that is none of the internet."""
+
+
+class _Resolver(AbstractResolver):
+    """Names to addresses, those left out that the gateway may not stand at. What is left is what is connected to: a
+    name that changes its address between a look and a connection changes nothing."""
+
+    def __init__(self, fit: Callable[[ipaddress.IPv4Address | ipaddress.IPv6Address], bool]) -> None:
+        self._system = aiohttp.ThreadedResolver()
+        self._fit = fit
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._system.resolve(host, port, family)
+        fit = [one for one in found if self._fit(ipaddress.ip_address(one["host"].partition("%")[0]))]
+        if found and not fit:
+            raise _PrivateAddressError
+        return fit
+
+    async def close(self) -> None:
+        await self._system.close()
+
+
 class _SlotTooOldError(Exception):
     """The time of the slot was over before the first byte was written."""
 
@@ -89,10 +118,13 @@ class _Trace:
 
 
 class CareSoft:
-    """The gateway at `url`. `timeout` is in seconds from the start of a request to the end of its answer."""
+    """The gateway at `url`. `timeout` is in seconds from the start of a request to the end of its answer; `private`
+    lets its name lead to an address of a private network."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, *, private: bool = False) -> None:
         self._url = url.rstrip("/")
+        local = urlsplit(self._url).hostname in LOOPBACK
+        self._fit = lambda at: private or (at.is_loopback if local else is_public(at))
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
@@ -100,7 +132,9 @@ class CareSoft:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_before_first_byte)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True, limit=0, ssl=ssl.create_default_context()),
+            connector=aiohttp.TCPConnector(
+                force_close=True, limit=0, ssl=ssl.create_default_context(), resolver=_Resolver(self._fit)
+            ),
             timeout=aiohttp.ClientTimeout(total=self._timeout, connect=min(10.0, self._timeout)),
             trace_configs=[trace],
             trust_env=False,
@@ -282,6 +316,8 @@ def _in_words(error: BaseException) -> str:
             return "the gateway's certificate is not valid"
         case aiohttp.ClientConnectorSSLError():
             return "TLS with the gateway failed"
+        case aiohttp.ClientConnectorDNSError(os_error=_PrivateAddressError()):
+            return "the gateway's name leads to a private address; if it is meant, set LISTENER_CARESOFT_PRIVATE=1"
         case aiohttp.ClientConnectorDNSError():
             return "the gateway's name cannot be resolved"
         case TimeoutError():

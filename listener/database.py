@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
@@ -73,9 +74,10 @@ async def connect(settings: Settings, purpose: str, **session: str) -> Connectio
 
     Raises `OutOfReachError`; its text never holds the connection string.
     """
+    url = settings.fresh("database_url") or ""
     try:
         conn = await AsyncConnection.connect(
-            settings.database_url,
+            url,
             autocommit=True,
             prepare_threshold=1,
             row_factory=dict_row,
@@ -88,7 +90,7 @@ async def connect(settings: Settings, purpose: str, **session: str) -> Connectio
             target_session_attrs="read-write",
         )
     except psycopg.Error as error:
-        raise OutOfReachError(f"the database is out of reach: {_without_secrets(error)}") from None
+        raise OutOfReachError(f"the database is out of reach: {_without_secrets(error, url)}") from None
     set_json_loads(loads_exact, conn)
     timer = asyncio.get_running_loop().call_later(_CONNECT, cut, conn)
     try:
@@ -96,7 +98,7 @@ async def connect(settings: Settings, purpose: str, **session: str) -> Connectio
     except BaseException as error:
         await conn.close()
         if isinstance(error, LOST):
-            raise OutOfReachError(f"the database is out of reach: {_without_secrets(error)}") from None
+            raise OutOfReachError(f"the database is out of reach: {_without_secrets(error, url)}") from None
         raise
     finally:
         timer.cancel()
@@ -111,10 +113,15 @@ async def set_session(conn: Connection, values: Mapping[str, str]) -> None:
     )
 
 
-def _without_secrets(error: psycopg.Error) -> str:
-    """The first line of libpq's message; it names host, port and role, never the password."""
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+def _without_secrets(error: psycopg.Error, url: str) -> str:
+    """The first line of libpq's message; it names host, port and role, and the password only by mistake."""
+    if isinstance(error, psycopg.ProgrammingError):
+        return "LISTENER_DATABASE_URL is no connection string"
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    with suppress(psycopg.ProgrammingError):
+        for secret in (conninfo_to_dict(url).get("password"), os.environ.get("PGPASSWORD")):
+            text = text.replace(str(secret), "***") if secret else text
+    return text
 
 
 class Link:

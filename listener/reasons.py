@@ -130,6 +130,8 @@ _KNOWN = tuple(
         ("the gateway's certificate is not valid", "chứng chỉ của CareSoft không hợp lệ"),
         ("TLS with the gateway failed", "không thiết lập được TLS với CareSoft"),
         ("the gateway's name cannot be resolved", "không phân giải được tên miền của CareSoft"),
+        ("the gateway's name leads to a private address; if it is meant, set LISTENER_CARESOFT_PRIVATE=1",
+         "tên miền của CareSoft trỏ vào mạng nội bộ; nếu đúng ý, hãy đặt LISTENER_CARESOFT_PRIVATE=1"),
         ("no answer in time", "không có câu trả lời kịp thời"),
         ("no connection to the gateway", "không kết nối được với CareSoft"),
         ("the gateway closed the connection without an answer", "CareSoft đóng kết nối mà không trả lời"),

@@ -74,7 +74,10 @@ class Service:
             stack.push_async_callback(background.close)
             book = await open_rulebook(self.settings, background)
             log.info("started", replica=str(replica)[:8], rules=book.current.version, mode=self.settings.mode.value)
-            gateway = await stack.enter_async_context(CareSoft(self.settings.caresoft_url, self.settings.http_timeout))
+            client = CareSoft(
+                self.settings.caresoft_url, self.settings.http_timeout, private=self.settings.private_gateway
+            )
+            gateway = await stack.enter_async_context(client)
             recheck = Recheck(self.settings, book)
             stack.push_async_callback(recheck.close)
             delivery = Delivery(self.settings, replica, gateway, recheck, self.observer.on_outcome)

@@ -1,11 +1,17 @@
 """The environment and flags, read once at the border into a frozen `Settings`; all faults at once."""
 
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from listener.errors import UsageError
 from listener.model import Mode, State
@@ -32,7 +38,7 @@ class Retention:
 class Settings:
     """What a command needs to know of its surroundings. `database_url` "" means libpq's own variables."""
 
-    database_url: str = ""
+    database_url: str = field(default="", repr=False)
     rules: Path = Path("rules.yaml")
     caresoft_url: str = "https://api.caresoft.vn"
     # "" means `DEFAULT_HTTP`, if it is free
@@ -47,6 +53,20 @@ class Settings:
     # seconds from the start of a request to the end of its answer
     http_timeout: float = 30.0
     retention: Retention = field(default_factory=Retention)
+    # whether the gateway may stand at a private address
+    private_gateway: bool = False
+    # of the secrets above, those that came out of files
+    files: Mapping[str, Path] = field(default_factory=dict, repr=False)
+
+    def fresh(self, secret: str) -> str | None:
+        """`database_url`, `admin_token` or `view_token` as it is now: one out of a file is read anew each time, so that
+        a new one needs no restart. While the file cannot be read the last one holds."""
+        if path := self.files.get(secret):
+            with suppress(OSError, UnicodeDecodeError):
+                if value := path.read_text(encoding="utf-8").strip():
+                    return value
+        known: str | None = getattr(self, secret)
+        return known
 
     @property
     def gateway_is_local(self) -> bool:
@@ -54,20 +74,32 @@ class Settings:
         return urlsplit(self.caresoft_url).hostname in LOOPBACK
 
 
+def secret_file(environ: Mapping[str, str], name: str) -> Path | None:
+    """Where the secret `name` is kept, if that is a file: what its `_FILE` twin names, else the credential of that name
+    that systemd hands over (`LoadCredential=`; see systemd.exec(5))."""
+    if environ.get(name):
+        return None
+    if path := environ.get(f"{name}_FILE"):
+        return Path(path)
+    if folder := environ.get("CREDENTIALS_DIRECTORY"):
+        handed = Path(folder) / name
+        return handed if handed.is_file() else None
+    return None
+
+
 def secret(environ: Mapping[str, str], name: str) -> str | None:
-    """The value of `name`, or the first line of the file that its `_FILE` twin names.
+    """The value of `name`, else what is in its `secret_file`, else None.
 
     Raises `UsageError` when the file cannot be read; the text names the variable, never the content.
     """
-    if value := environ.get(name):
-        return value
-    path = environ.get(f"{name}_FILE")
-    if not path:
-        return None
+    path = secret_file(environ, name)
+    if path is None:
+        return environ.get(name) or None
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name}_FILE: cannot read that file ({type(error).__name__})") from None
+        where = f"{name}_FILE" if environ.get(f"{name}_FILE") else f"{name} of the credentials directory"
+        raise UsageError(f"{where}: cannot read that file ({type(error).__name__})") from None
 
 
 def read_settings(environ: Mapping[str, str] = os.environ, **flags: object) -> Settings:
@@ -86,17 +118,19 @@ def read_settings(environ: Mapping[str, str] = os.environ, **flags: object) -> S
             except ValueError as error:
                 faults.append(f"{name}: {error}")
 
-    try:
-        if url := secret(environ, "LISTENER_DATABASE_URL"):
-            values["database_url"] = url
-    except UsageError as error:
-        faults.append(str(error))
-    for field_name, name in (("admin_token", "LISTENER_ADMIN_TOKEN"), ("view_token", "LISTENER_VIEW_TOKEN")):
+    files: dict[str, Path] = {}
+    for field_name in ("database_url", "admin_token", "view_token"):
+        name = f"LISTENER_{field_name.upper()}"
         try:
-            if token := secret(environ, name):
-                values[field_name] = token
+            if value := secret(environ, name):
+                values[field_name] = _connection(value) if field_name == "database_url" else value
+                if path := secret_file(environ, name):
+                    files[field_name] = path
         except UsageError as error:
             faults.append(str(error))
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+    values["files"] = files
     take("rules", "LISTENER_RULES", Path)
     take("caresoft_url", "LISTENER_CARESOFT_URL", _gateway)
     take("http", "LISTENER_HTTP", _address)
@@ -105,8 +139,14 @@ def read_settings(environ: Mapping[str, str] = os.environ, **flags: object) -> S
     take("auto_install", "LISTENER_AUTO_INSTALL", _switch)
     take("log", "LISTENER_LOG", _log)
     take("http_timeout", "LISTENER_HTTP_TIMEOUT", _seconds)
+    take("private_gateway", "LISTENER_CARESOFT_PRIVATE", _switch)
     take("retention", "LISTENER_RETENTION", read_retention)
     values |= {name: value for name, value in flags.items() if value is not None}
+    gateway = str(values.get("caresoft_url", ""))
+    if gateway and not values.get("private_gateway") and not public_or_local(urlsplit(gateway).hostname or ""):
+        faults.append(
+            "LISTENER_CARESOFT_URL: that is a private address; if it is meant, set LISTENER_CARESOFT_PRIVATE=1"
+        )
     if faults:
         raise UsageError("\n".join(faults))
     return Settings(**values)  # type: ignore[arg-type]
@@ -126,8 +166,49 @@ def _address(text: str) -> str:
     return text
 
 
+def _connection(text: str) -> str:
+    """A connection string that libpq can read; what is wrong with another is said without showing any of it."""
+    try:
+        parts = conninfo_to_dict(text)
+    except psycopg.ProgrammingError:
+        raise ValueError("that is no connection string; write it as postgresql://user:password@host/database") from None
+    ports = str(parts.get("port") or "").replace(",", "")
+    # What libpq would say about these shows the piece of a password that it took for a host or a port.
+    if "@" in str(parts.get("host") or "") or not (ports.isdigit() or not ports):
+        raise ValueError("write special characters of the password as %XX, such as %40 for @ and %2F for /")
+    return text
+
+
+def public_or_local(host: str) -> bool:
+    """Whether a host is a name (looked at when it is resolved), an address of the internet, or this machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return address.is_loopback or is_public(address)
+
+
+def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether it is an address of the internet: no private, link-local, shared or documentation one."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    return is_public(mapped) if mapped is not None else address.is_global and not address.is_multicast
+
+
+# a number that the system would take for an address: decimal, octal or hexadecimal, in less than four pieces or more
+_NUMBERS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
+
+
 def _gateway(text: str) -> str:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("write it as https://host") from None
+    if _NUMBERS.fullmatch(parts.hostname or ""):
+        try:
+            ipaddress.ip_address(parts.hostname or "")
+        except ValueError:
+            raise ValueError("write an address as four numbers from 0 to 255, such as 127.0.0.1") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("write it as https://host")
     if parts.username or parts.password or parts.query or parts.fragment:

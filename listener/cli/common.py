@@ -51,6 +51,11 @@ def asynchronous(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
             raise fail(
                 "the database has no `listener` schema of this version; run `listener db install` once", 1
             ) from None
+        except (click.ClickException, click.Abort, click.exceptions.Exit, OSError):
+            # click's own to handle: a person's no, a pipe whose reader is gone
+            raise
+        except Exception as error:
+            raise fail(_in_short(error), 1) from None
 
     return run
 
@@ -67,9 +72,11 @@ def _first(group: BaseExceptionGroup[BaseException]) -> str:
         error = error.exceptions[0]
     if isinstance(error, SystemExit):
         raise error
-    if isinstance(error, ListenerError):
-        return str(error)
-    # A bug of ours: its place helps, its values might hold a phone number.
+    return str(error) if isinstance(error, ListenerError) else _in_short(error)
+
+
+def _in_short(error: BaseException) -> str:
+    """A bug of ours: its place helps, its text and its values might hold a phone number or a password."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -49,7 +49,11 @@ _MOST = 64 * 1024
 
 def make_app(settings: Settings, health: Health | None = None) -> web.Application:
     """The page, and `/metrics` with what `health` knows; it opens a connection only when somebody looks."""
-    access = Access(settings.admin_token, settings.view_token)
+
+    def access() -> Access:
+        """Anew for every request, as tokens in files may be."""
+        return Access(settings.fresh("admin_token"), settings.fresh("view_token"))
+
     store = Store(settings)
     overview = Overview(settings, store, health)
     app = web.Application(middlewares=[_faults, _gate(access)], client_max_size=_MOST)
@@ -144,10 +148,11 @@ async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
         return render(request, "fault.html", code=500, title="e_own", why="e_own_why")
 
 
-def _gate(access: Access) -> Middleware:
+def _gate(access_now: Callable[[], Access]) -> Middleware:
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Nobody without a session, no change from elsewhere, no deed by those who may only look."""
+        access = access_now()
         request[SESSION] = session = access.session(request.cookies.get(SESSION_COOKIE, ""), time.time())
         if request.method == "POST" and not same_origin(request.headers, request.host):
             raise web.HTTPForbidden
@@ -171,19 +176,19 @@ def _gate(access: Access) -> Middleware:
 class _Logins:
     """The way in."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Callable[[], Access]) -> None:
         self._access = access
         self._throttle = Throttle()
 
     async def form(self, request: web.Request) -> web.StreamResponse:
-        if not self._access.is_set:
+        if not self._access().is_set:
             return render(request, "locked.html", code=403)
         if request[SESSION] is not None:
             raise web.HTTPFound("/")
         return render(request, "login.html", fault=None)
 
     async def login(self, request: web.Request) -> web.StreamResponse:
-        if not self._access.is_set:
+        if not self._access().is_set:
             return render(request, "locked.html", code=403)
         address = request.remote or ""
         wait = self._throttle.wait(address, monotonic())
@@ -192,7 +197,8 @@ class _Logins:
             answer.headers["Retry-After"] = str(int(wait) + 1)
             return answer
         given = await request.post()
-        role = self._access.role_of(str(given.get("token", "")).strip())
+        access = self._access()
+        role = access.role_of(str(given.get("token", "")).strip())
         if role is None:
             log.warning("login_refused", address=address)
             return render(request, "login.html", code=403, fault="login_wrong")
@@ -200,7 +206,7 @@ class _Logins:
         answer = web.Response(status=303, headers={"Location": "/"})
         answer.set_cookie(
             SESSION_COOKIE,
-            self._access.cookie(role, str(given.get("name", "")), time.time()),
+            access.cookie(role, str(given.get("name", "")), time.time()),
             max_age=SESSION_S,
             httponly=True,
             samesite="Strict",

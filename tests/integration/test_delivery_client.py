@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import resource
+import socket
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -342,6 +343,38 @@ async def test_the_environment_does_not_redirect_traffic(
         assert await send(server.url) == Accepted(ticket=7)
         assert proxy.connections == 0
         assert b"Bearer canary-token" in server.requests[0]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.5", "169.254.169.254", "::1", "fd00::1"])
+async def test_f77_a_name_that_leads_to_a_private_address_is_not_connected_to(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """F77: whoever rules the name service leads nobody into the company's own network."""
+    async with raw_server(says(answer("200 OK", OK))) as server:
+        real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *args, **kwargs: real(address, *args, **kwargs))
+        outcome = await send(server.url.replace("127.0.0.1", "gateway.example"))
+    assert isinstance(outcome, Unreachable)
+    assert "LISTENER_CARESOFT_PRIVATE" in outcome.cause
+    assert server.connections == 0
+
+
+async def test_f77_the_address_that_was_looked_at_is_the_one_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F77: a name that changes its address after the look is asked for once, and so has no second address."""
+    asked: list[object] = []
+
+    def once(host: object, *args: object, **kwargs: object) -> object:
+        asked.append(host)
+        assert len(asked) == 1, "asked for again after the look"
+        return real("127.0.0.1", *args, **kwargs)
+
+    async with raw_server(says(answer("200 OK", OK))) as server:
+        real: Callable[..., object] = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", once)
+        async with CareSoft(server.url.replace("127.0.0.1", "gateway.example"), 5.0, private=True) as gateway:
+            sent = await gateway.send_sms(ACCESS, phone=PHONE, text=TEXT, ticket=None, in_time=lambda: True)
+    assert sent == Accepted(ticket=7)
+    assert asked == ["gateway.example"]
 
 
 async def test_no_cause_holds_a_secret() -> None:
