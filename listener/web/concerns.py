@@ -6,6 +6,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from listener.upkeep import QUEUE
+
 # a message that has waited for longer than this, though nothing stops it, is worth a look; seconds
 SLOW = 600.0
 # a change that nobody has looked at for longer than this: matching stands still, or cannot keep up; seconds
@@ -86,6 +88,8 @@ def concerns(
         add(Level.WARN, "c_lost", "", n=lost, at=status["lost_replicas"]["seen_at"])
     if status["deaf"]:
         add(Level.WARN, "c_deaf", "")
+    if (share := status["notify_queue"]) > QUEUE:
+        add(Level.WARN, "c_notify_queue", "", percent=round(share * 100))
     if status["muted"]:
         add(Level.WARN, "c_muted", "/interventions", n=status["muted"])
     return found

@@ -147,6 +147,9 @@ def _fleet(figures: Mapping[str, Any] | None, mode: Mode) -> Iterator[Metric]:
     yield _gauge(
         "deaf", "1 while a replica does not hear the doorbell and looks once a second instead.", status["deaf"]
     )
+    yield _gauge(
+        "notify_queue_usage", "Share of the server's queue of notifications that is not read.", status["notify_queue"]
+    )
     yield _gauge("capture_gaps", "What capture lacks of what the rules need.", len(figures["gaps"]))
     yield _gauge(
         "database_unconfirmed", "1 while a restored or copied database waits for a person.", unconfirmed(status)

@@ -2,7 +2,7 @@
 here writes it, the edited lines are there to be copied."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,15 +20,17 @@ from listener.settings import Settings
 from listener.text import GSM_BASIC, GSM_EXTENSION, Accents, count, unaccent
 from listener.web import store
 from listener.web.access import SESSION
-from listener.web.page import render, sees_texts
+from listener.web.page import language, render, sees_texts
+from listener.web.replays import Replay, Replays
 from listener.web.rule_edit import BeyondEditError, edited, parts_of, snippet
 from listener.web.store import Store
+from listener.web.texts import words
 
 _VERSIONS = 20
 _FILE = "rules.yaml"
 _REPLAY_DAYS = (1, 3, 7)
-# a replay that takes longer is given up; seconds
-_REPLAY_S = 120.0
+# seconds within which most replays are over
+_AT_ONCE = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,11 @@ class RulePages:
         self._settings = settings
         self._store = store
         self._changed: tuple[int, Mapping[str, Changed]] = (0, {})
-        self._replaying = asyncio.Lock()
+        self._replays = Replays()
+
+    async def close(self, app: web.Application) -> None:
+        """For `on_shutdown`."""
+        await self._replays.close(app)
 
     async def page(self, request: web.Request) -> web.Response:
         since = datetime.now(UTC) - timedelta(hours=24)
@@ -115,27 +121,53 @@ class RulePages:
 
     async def replay(self, request: web.Request) -> web.Response:
         """What the rule, as edited, would have sent of the last days, beside the rules in force."""
-        session = request[SESSION]
-        if session is None or not session.operates:
-            raise web.HTTPForbidden
+        _operators_only(request)
         name, form = request.match_info["name"], await request.post()
         days = str(form.get("days", "1"))
         since = datetime.now(UTC) - timedelta(days=int(days) if days in map(str, _REPLAY_DAYS) else 1)
         async with self._store.reading() as conn:
             old, source = await self._known(conn, name)
-        said, faults, report = None, [], None
         try:
             new, _ = await self._edited(source, name, form)
-            async with self._replaying:
-                # On a loop of its own: thousands of changes must not hold up what is being sent.
-                report = await asyncio.to_thread(asyncio.run, _replayed(self._settings, new, old, name, since))
         except RulesError as error:
-            faults = error.faults
+            return render(request, "replayed.html", report=None, said=error.faults[0].message)
         except ListenerError as error:
-            said = str(error)
-        except TimeoutError:
-            said = "it takes too long; use `listener replay`"
-        return render(request, "replayed.html", report=report, faults=faults, said=said)
+            return render(request, "replayed.html", report=None, said=str(error))
+
+        async def work(progress: Callable[[int, int], None]) -> Mapping[str, Any]:
+            return await _replayed(self._settings, new, old, name, since, progress)
+
+        running = self._replays.start(name, work)
+        assert running.thread is not None
+        # Most are over before anybody has read that they began.
+        await asyncio.wait([running.thread], timeout=_AT_ONCE)
+        return self._replay(request, running)
+
+    async def replaying(self, request: web.Request) -> web.Response:
+        """How far a replay is, or what came of it; a part of the page that asks for itself again."""
+        _operators_only(request)
+        return self._replay(request, self._replays.find(request.match_info["number"]))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Ends a replay."""
+        _operators_only(request)
+        running = self._replays.find(request.match_info["number"])
+        if running is not None and running.thread is not None:
+            running.cancel()
+            await asyncio.wait([running.thread], timeout=_AT_ONCE)
+        return self._replay(request, running)
+
+    def _replay(self, request: web.Request, running: Replay | None) -> web.Response:
+        if running is not None and not running.over:
+            return render(request, "replaying.html", running=running)
+        t = words(language(request))
+        if running is None:
+            said: str | None = t["replay_gone"]
+        elif running.fault is not None:
+            said = t[running.fault] if isinstance(running.fault, str) else str(running.fault)
+        else:
+            said = None
+        return render(request, "replayed.html", report=running.result if running else None, said=said)
 
     async def _known(self, conn: Connection, name: str) -> tuple[RuleSet, str]:
         """The rules in force and their text. Raises `HTTPNotFound` for a rule that is not among them."""
@@ -157,6 +189,12 @@ class RulePages:
             versions = await store.rows(conn, "versions", {"upto": rules.version, "limit": _VERSIONS})
             self._changed = rules.version, await asyncio.to_thread(last_changes, versions)
         return self._changed[1]
+
+
+def _operators_only(request: web.Request) -> None:
+    session = request[SESSION]
+    if session is None or not session.operates:
+        raise web.HTTPForbidden
 
 
 def last_changes(versions: "list[dict[str, Any]]") -> dict[str, Changed]:
@@ -200,10 +238,12 @@ def _price(text: str | None) -> dict[str, Any]:
     return {"accented": accented, "length": len(text), "dear": "".join(sorted(set(text) - plain))}
 
 
-async def _replayed(settings: Settings, new: RuleSet, old: RuleSet, name: str, since: datetime) -> Mapping[str, Any]:
-    """The part of a replay's report that is about one rule. Raises `TimeoutError`, `ListenerError`."""
-    async with asyncio.timeout(_REPLAY_S), await connect(settings, "page replay") as conn:
-        shape = (await replay(conn, settings, new, old, since)).shape()
+async def _replayed(
+    settings: Settings, new: RuleSet, old: RuleSet, name: str, since: datetime, progress: Callable[[int, int], None]
+) -> Mapping[str, Any]:
+    """The part of a replay's report that is about one rule. Raises `ListenerError`."""
+    async with await connect(settings, "page replay") as conn:
+        shape = (await replay(conn, settings, new, old, since, progress)).shape()
     nothing = {"sms": 0, "parts": 0, "people": 0, "unfit": 0, "reasons": {}}
     found: Mapping[str, Any] = shape["rules"].get(name, {"new": nothing, "in_force": nothing})
     return {"changes": shape["changes"], **found}

@@ -154,6 +154,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "Không nghe được tín hiệu của cơ sở dữ liệu nên phải dò mỗi giây: tin có thể chậm khoảng một giây.",
         "The database's signal is not heard, so it is looked at once a second: messages may be a second late.",
     ),
+    "c_notify_queue": (
+        "Hàng đợi NOTIFY của máy chủ cơ sở dữ liệu đã đầy {percent}%: có phiên không đọc; đầy hẳn thì lệnh NOTIFY khác sẽ lỗi.",
+        "The database server's NOTIFY queue is {percent}% full: some session does not read; full, others' NOTIFY will fail.",
+    ),
     "c_muted": (
         "{n} thay đổi bị tắt tiếng (listener.mute) chưa được xử lý.",
         "{n} muted change{s} (listener.mute) can be released.",
@@ -361,6 +365,15 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "replay_days": ("{n} ngày qua", "past {n} × 24 h"),
     "replay_do": ("Chạy lại", "Replay"),
     "replayed": ("{n} thay đổi đã được chạy lại; không gửi gì.", "Changes run again: {n}; nothing was sent."),
+    "replay_running": ("Đã xong {done} / {total} thay đổi", "Changes done: {done} of {total}"),
+    "replay_cancel": ("Dừng chạy lại", "Cancel the replay"),
+    "replay_cancelled": ("Đã dừng chạy lại.", "The replay was cancelled."),
+    "replay_too_long": (
+        "Quá nửa giờ chưa xong nên đã dừng; hãy chọn ít ngày hơn, hoặc chạy `listener replay` trên một bản sao.",
+        "Not done within half an hour, so it was ended; take fewer days, or run `listener replay` on a copy.",
+    ),
+    "replay_failed": ("Chạy lại bị lỗi; xem log của listener.", "The replay failed; see listener's log."),
+    "replay_gone": ("Lần chạy này không còn; hãy chạy lại từ đầu.", "This replay is gone; start it again."),
     "replay_old": ("Đang dùng", "In force"),
     "replay_new": ("Đã sửa", "Edited"),
     "replay_sms": ("SMS", "SMS"),

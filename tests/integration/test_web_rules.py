@@ -1,9 +1,14 @@
 """The rules and the playground: what another text would send, told while it is typed; nothing is sent or written."""
 
+import asyncio
 import html
+import re
 
-from tests.support.browser import VIEW, page_of
-from tests.support.world import open_world
+import pytest
+
+from listener.web import rules_page
+from tests.support.browser import VIEW, Person, page_of
+from tests.support.world import NOTES, PATIENCE, open_world, rules_text
 
 
 async def test_the_playground_shows_what_would_be_sent_and_sends_nothing(erp_database: str) -> None:
@@ -48,6 +53,48 @@ async def test_a_replay_of_the_last_days_shows_both_sides(erp_database: str) -> 
         assert "5 thay đổi" in answer
         assert '<td class="n">5</td><td class="n">4</td>' in answer
         assert len(world.arrived()) == 5
+
+
+async def test_a_long_replay_tells_how_far_it_is_and_can_be_cancelled(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules_page, "_AT_ONCE", 0.05)
+    rules = rules_text().replace("key: topic}", "key: topic, lookup: {gate: SELECT open FROM public.gate}}")
+    schema = NOTES + "; CREATE TABLE public.gate AS SELECT true AS open"
+    async with open_world(erp_database, rules=rules, schema=schema) as world, page_of(world) as somebody:
+        await world.notes([(f"t{n}", f"n{n}") for n in range(40)])
+        await world.settled()
+        form = {"text": "{{ new.body }}!", "when": "", "days": "1"}
+
+        async def begin() -> str:
+            begun = await somebody.post("/rules/note/replay", form)
+            address = re.search(r'hx-get="(/rules/note/replay/\w+)"', begun.text)
+            assert address, begun.text
+            assert "<progress" in begun.text
+            return address[1]
+
+        async with world.db.transaction():
+            await world.db.execute("LOCK TABLE public.gate")
+            address = await begin()
+            # whoever asks for another one meanwhile is shown the one that runs
+            assert await begin() == address
+        await eventually(somebody, address, "40 thay đổi")
+        assert "không còn" in html.unescape((await somebody.get("/rules/note/replay/0")).text)
+
+        async with world.db.transaction():
+            await world.db.execute("LOCK TABLE public.gate")
+            address = await begin()
+            await somebody.post(f"{address}/cancel")
+            await eventually(somebody, address, "Đã dừng chạy lại")
+        await world.until("SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'listener page replay'")
+        somebody.csrf = "0" * 64
+        assert (await somebody.post(f"{address}/cancel")).status == 403
+
+
+async def eventually(somebody: Person, path: str, words: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while words not in html.unescape((await somebody.get(path)).text):
+            await asyncio.sleep(0.05)
 
 
 async def test_rules_show_counts_last_change_and_the_files_faults(erp_database: str) -> None:
