@@ -8,7 +8,7 @@ the outcomes down in batches.
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from uuid import UUID
@@ -83,12 +83,17 @@ class Delivery:
         self._gateway = gateway
         self._recheck = recheck
         self._on_outcome = on_outcome
-        self._guard = Guard()
-        self._leasing = Link(settings, "lease", self._guard.ask, **BY_INDEX)
+        # whoever takes permits has it ask each new connection
+        self.guard = Guard()
+        self._leasing = Link(settings, "lease", self.guard.ask, **BY_INDEX)
         self._settling = Link(settings, "settle", **BY_INDEX)
         self._outcomes: asyncio.Queue[Result] = asyncio.Queue()
         self._senders: dict[str, _Sender] = {}
         self._loops: dict[str, asyncio.Task[None]] = {}
+        self._tasks: TaskTree | None = None
+        self._stopping = asyncio.Event()
+        # permits that others are asking for, by their token
+        self._offers: dict[int, tuple[_Sender, _Work]] = {}
         self._said: set[str] = set()
         # outcomes to come or not written down, and leases that are being asked for
         self._unsettled = 0
@@ -100,6 +105,7 @@ class Delivery:
 
     def use(self, tasks: TaskTree, rules_accounts: Mapping[str, Account], stopping: asyncio.Event) -> None:
         """Takes over the accounts of a new rule set: one loop each, as children of `tasks`."""
+        self._tasks, self._stopping = tasks, stopping
         for name in self._senders.keys() | rules_accounts.keys():
             sender = self._senders.setdefault(name, _Sender())
             sender.account = rules_accounts.get(name)
@@ -111,6 +117,39 @@ class Delivery:
         """Something may be due: look now."""
         for sender in self._senders.values():
             sender.wake.set()
+
+    def offer(self, account: str) -> messages.Terms | None:
+        """Terms for whoever can take a permit in a transaction of its own; None if the account is not ready to send.
+
+        What came of them must be told: `take` once it is committed, `withdraw` if that is not known.
+        """
+        sender = self._senders.get(account)
+        if self._stopping.is_set() or sender is None or sender.account is None or sender.room <= 0:
+            return None
+        try:
+            access = accounts.access(account, sender.account)
+        except ListenerError:
+            return None
+        if sender.token_print != accounts.token_print(access.token):
+            return None
+        terms = self._terms(account, sender.account, secrets.randbits(62), 1)
+        self._offers[terms["token"]] = sender, _Work(access=access, asked_at=monotonic())
+        self._asking += 1
+        return terms
+
+    def take(self, terms: messages.Terms, armed: messages.Armed) -> None:
+        """Sends what was armed on these terms."""
+        self._asking -= 1
+        self.guard.saw(armed.durable)
+        sender, work = self._offers.pop(terms["token"])
+        self._start(sender, armed.leases, work)
+
+    def withdraw(self, terms: messages.Terms) -> None:
+        """Perhaps something was armed on these terms, perhaps not: it is not sent."""
+        self._asking -= 1
+        del self._offers[terms["token"]]
+        assert self._tasks is not None
+        self._tasks.start(self._disown(terms["token"], self._stopping), f"disown {terms['account']}")
 
     def moved(self) -> dict[str, float]:
         """The monotonic time at which each loop last moved; one that only waits for work moves all the time."""
@@ -167,12 +206,8 @@ class Delivery:
             token = secrets.randbits(62)
             self._asking += 1
             try:
-                work = await self._lease(name, sender, sender.account, token)
-                for lease in work.look.leases:
-                    sender.in_flight += 1
-                    sender.unwritten += 1
-                    self._unsettled += 1
-                    tasks.start(self._send(sender, lease, work), f"send {lease.message_id}")
+                look, work = await self._lease(name, sender, sender.account, token)
+                self._start(sender, look.leases, work)
             except (*LOST, OutOfReachError) as error:
                 self._say("lease_failed", name, error)
                 if isinstance(error, LOST):
@@ -186,7 +221,7 @@ class Delivery:
             finally:
                 self._asking -= 1
             self._said.discard(name)
-            await self._rest(work.look, sender.wake, stopping)
+            await self._rest(look, sender.wake, stopping)
 
     async def _rest(self, look: messages.Look, wake: asyncio.Event, stopping: asyncio.Event) -> None:
         """Waits until the account may send and something is due; a wake cannot hasten the pace, only the work."""
@@ -199,26 +234,36 @@ class Delivery:
             due_in = POLL if look.due_in is None else look.due_in
             await wait_for_any(wake, stopping, seconds=min(max(due_in, 0.005), POLL))
 
-    async def _lease(self, name: str, sender: _Sender, account: Account, token: int) -> "_Work":
+    async def _lease(self, name: str, sender: _Sender, account: Account, token: int) -> "tuple[messages.Look, _Work]":
         access = accounts.access(name, account)
-        shortest, longest = DEADLINE_MARGIN
-        margin = min(longest, max(shortest, self._settings.http_timeout))
         async with self._leasing.use() as conn:
             if sender.token_print != (mark := accounts.token_print(access.token)):
                 await accounts.new_token(conn, name, access.token)
                 sender.token_print = mark
-            asked_at = monotonic()
-            look = await messages.lease(
-                conn,
-                account=name,
-                token=token,
-                replica=self._replica,
-                rate=account.rate.per_second,
-                want=sender.room,
-                deadline=self._settings.http_timeout + margin,
-            )
-        self._guard.saw(look.durable)
-        return _Work(look=look, access=access, asked_at=asked_at)
+            work = _Work(access=access, asked_at=monotonic())
+            look = await messages.lease(conn, **self._terms(name, account, token, sender.room))
+        self.guard.saw(look.durable)
+        return look, work
+
+    def _terms(self, name: str, account: Account, token: int, want: int) -> messages.Terms:
+        shortest, longest = DEADLINE_MARGIN
+        margin = min(longest, max(shortest, self._settings.http_timeout))
+        return messages.Terms(
+            account=name,
+            token=token,
+            replica=self._replica,
+            rate=account.rate.per_second,
+            want=want,
+            deadline=self._settings.http_timeout + margin,
+        )
+
+    def _start(self, sender: _Sender, leases: Sequence[Lease], work: "_Work") -> None:
+        assert self._tasks is not None
+        for lease in leases:
+            sender.in_flight += 1
+            sender.unwritten += 1
+            self._unsettled += 1
+            self._tasks.start(self._send(sender, lease, work), f"send {lease.message_id}")
 
     async def _disown(self, token: int, stopping: asyncio.Event) -> None:
         """Says of what an unconfirmed lease armed that it was not sent, should its COMMIT have come through."""
@@ -297,8 +342,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What one call of lease brought; the age of its slots counts from `asked_at`, monotonic."""
+    """What requests of one lease need; the age of their slots counts from `asked_at`, monotonic."""
 
-    look: messages.Look
     access: Access
     asked_at: float

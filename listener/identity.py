@@ -35,9 +35,10 @@ class Guard:
                 why = f"{reason}; find out what was sent since, then resume"
                 await pauses.pause(conn, Target(scope=Scope.ALL), reason=why, until=None, by="listener")
             here = await (await conn.execute(SQL["here"], {})).fetchone()
+            assert here is not None
             await conn.execute(SQL["know"], here)
         # Asked anew of the next connection, and not of this server's past again.
-        self._durable = 0
+        self._durable = here["durable"]
 
 
 async def _reason(conn: Connection, durable: int) -> str | None:

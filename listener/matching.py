@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from time import monotonic
+from typing import Protocol
 
 import psycopg
 import structlog
@@ -17,6 +18,7 @@ from listener import limits, messages
 from listener.database import BY_INDEX, LOST, Connection, Link
 from listener.doorbell import Doorbell, Promise
 from listener.errors import ListenerError, describe
+from listener.identity import Guard
 from listener.lookups import Lookups
 from listener.model import Change, State
 from listener.planning import OpenGroup, Plan, apply_limits, judge, message_rows
@@ -54,6 +56,19 @@ Notice = Callable[[Change, Sequence[Verdict]], None]
 _POISON = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
 
 
+class Express(Protocol):
+    """Who sends a message at once, on a permit that is taken in the transaction which makes the message."""
+
+    @property
+    def guard(self) -> Guard: ...
+
+    def offer(self, account: str) -> messages.Terms | None: ...
+
+    def take(self, terms: messages.Terms, armed: messages.Armed) -> None: ...
+
+    def withdraw(self, terms: messages.Terms) -> None: ...
+
+
 class Matcher:
     """Matches the outbox against the rules in force; several may run, one works at a time."""
 
@@ -64,13 +79,16 @@ class Matcher:
         doorbell: Doorbell,
         on_messages: Callable[[], None],
         on_change: Notice | None = None,
+        express: Express | None = None,
     ) -> None:
         self._settings = settings
         self._book = book
         self._doorbell = doorbell
         self._on_messages = on_messages
         self._on_change = on_change
-        self._link = Link(settings, "match", synchronous_commit="off", **BY_INDEX)
+        self._express = express
+        first = express.guard.ask if express is not None else None
+        self._link = Link(settings, "match", first, synchronous_commit="off", **BY_INDEX)
         self._lookups = Lookups(settings)
         self._promise = Promise(self._link)
         self._batch = BATCH
@@ -190,18 +208,35 @@ class Matcher:
             planned = await self._plan(rules, changes, found, groups, rows[0]["now"])
             changes = changes[: len(planned.verdicts)]
             apply_limits(rules, planned, await limits.read(conn, rules, planned, suppression=lock["suppression"]))
+            terms = self._offer(planned, rows[0]["now"])
             try:
-                await _write(conn, rules, changes, planned)
+                armed = await _write(conn, rules, changes, planned, terms)
             except _StaleError:
                 await conn.execute("ROLLBACK")
                 return 1
+            except BaseException:
+                if terms is not None and self._express is not None:
+                    self._express.withdraw(terms)
+                raise
+        if terms is not None and self._express is not None:
+            self._express.take(terms, armed)
         self._failures, self._said = 0, False
         self._batch = min(BATCH, self._batch * 2)
-        self._on_messages()
+        if not armed.leases:
+            self._on_messages()
         if self._on_change is not None:
             for change, said in zip(changes, planned.verdicts, strict=True):
                 self._on_change(change, said)
         return len(changes)
+
+    def _offer(self, planned: Plan, now: datetime) -> messages.Terms | None:
+        """Terms on which the only message of a batch may go at once: the hop through the queue is most of its way."""
+        if self._express is None or planned.replaced or len(planned.alive) != 1:
+            return None
+        (row,) = planned.alive
+        if row.state is not State.WAITING or row.message.due_at is None or row.message.due_at > now:
+            return None
+        return self._express.offer(row.message.account)
 
     async def _plan(
         self,
@@ -253,15 +288,20 @@ class Matcher:
         return found
 
 
-async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan) -> None:
-    """Writes a plan and commits. Raises `_StaleError` when a message that should give way is being sent already."""
+async def _write(
+    conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan, terms: messages.Terms | None
+) -> messages.Armed:
+    """Writes a plan and commits; returns the permit for its only message if one can be had on `terms`.
+
+    Raises `_StaleError` when a message that should give way is being sent already.
+    """
     alive = plan.alive
     queued = message_rows(alive)
     filed = message_rows(row for row in plan.rows if row.state not in (State.WAITING, State.HELD))
     touched = plan.touched | {(row["account"], row["thread"]) for row in queued}
     made = plan.made()
     notes = {c.id: f"the rules have no watch {c.watch}" for c in changes if rules.watch(c.watch) is None}
-    replaced = None
+    replaced = armed = None
     async with conn.pipeline():
         if touched:
             await messages.lock_threads(conn, touched)
@@ -280,12 +320,15 @@ async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], pl
         ids = [c.id for c in changes]
         args = {"ids": ids, "noted": list(notes), "notes": list(notes.values()), "version": rules.version}
         await conn.execute(SQL["done"], args)
+        if terms is not None:
+            armed = await messages.lease_at_once(conn, queued[0]["thread"], **terms)
         if replaced is None:
             await conn.execute("COMMIT")
     if replaced is not None:
         if replaced.rowcount != len(plan.replaced):
             raise _StaleError
         await conn.execute("COMMIT")
+    return await messages.armed_by(armed) if armed is not None else messages.Armed()
 
 
 class _StaleError(Exception):

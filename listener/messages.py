@@ -4,8 +4,11 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
+
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow
 
 from listener.database import Connection
 from listener.model import Lease
@@ -35,24 +38,45 @@ class Look:
     durable: int
 
 
-async def lease(
-    conn: Connection, *, account: str, token: int, replica: UUID, rate: float | None, want: int, deadline: float
-) -> Look:
-    """Takes up to `want` permits, durably. `rate` is per second, None for no limit; `deadline` in seconds.
+class Terms(TypedDict):
+    """On which permits are taken: at most `want`; `rate` is per second, None for no limit; `deadline` in seconds.
 
     `token` names this very call: what it armed can be found again when the answer to its COMMIT is lost.
     """
-    args = {
-        "account": account,
-        "lease": token,
-        "replica": replica,
-        "want": want,
-        "interval": SPACING / rate if rate else 0.0,
+
+    account: str
+    token: int
+    replica: UUID
+    rate: float | None
+    want: int
+    deadline: float
+
+
+def _args(terms: Terms) -> dict[str, Any]:
+    return {
+        "account": terms["account"],
+        "lease": terms["token"],
+        "replica": terms["replica"],
+        "want": terms["want"],
+        "interval": SPACING / terms["rate"] if terms["rate"] else 0.0,
         "slack": SLACK,
-        "probe": deadline + 15,
-        "deadline": deadline,
+        "probe": terms["deadline"] + 15,
+        "deadline": terms["deadline"],
         "late": LATE,
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Armed:
+    """Permits, and how far the server's log is on its disk once they are committed, in bytes (0 without any)."""
+
+    leases: tuple[Lease, ...] = ()
+    durable: int = 0
+
+
+async def lease(conn: Connection, **terms: Unpack[Terms]) -> Look:
+    """Takes permits, durably."""
+    args = _args(terms)
     async with conn.pipeline():
         await conn.execute("BEGIN")
         await conn.execute(SQL["lock_account"], args)
@@ -64,7 +88,31 @@ async def lease(
         look = await conn.execute(SQL["next_look"], args)
         await conn.execute("COMMIT")
     row = await look.fetchone()
+    permits = await armed_by(armed)
     return Look(
+        leases=permits.leases,
+        slot_in=row["slot_in"] if row else 0.0,
+        due_in=row["due_in"] if row else None,
+        durable=max(permits.durable, row["durable"] if row else 0),
+    )
+
+
+async def lease_at_once(conn: Connection, thread: str, **terms: Unpack[Terms]) -> AsyncCursor[DictRow]:
+    """In the transaction that adds a message to `thread`: its permit too, if nothing else is due and a slot is free.
+
+    What the cursor holds is for `armed_by`, once the pipeline that this goes through has ended.
+    """
+    args = _args(terms)
+    await conn.execute(SQL["claim_at_once"], {**args, "thread": thread})
+    armed = await conn.execute(SQL["arm"], args)
+    await conn.execute(SQL["let_go"], args)
+    return armed
+
+
+async def armed_by(cursor: AsyncCursor[DictRow]) -> Armed:
+    """What came of the statement `arm`, after its COMMIT."""
+    rows = await cursor.fetchall()
+    return Armed(
         leases=tuple(
             Lease(
                 message_id=r["id"],
@@ -81,11 +129,9 @@ async def lease(
                 watch=r["watch"],
                 key=r["key"],
             )
-            for r in await armed.fetchall()
+            for r in rows
         ),
-        slot_in=row["slot_in"] if row else 0.0,
-        due_in=row["due_in"] if row else None,
-        durable=row["durable"] if row else 0,
+        durable=max((r["written"] for r in rows), default=0),
     )
 
 

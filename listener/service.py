@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import structlog
 
+from listener import route
 from listener.calendar import Calendar
 from listener.caresoft import CareSoft
 from listener.database import Link
@@ -72,6 +73,10 @@ class Service:
             # one connection for all that happens every now and then
             background = Link(self.settings, "upkeep", lock_timeout="1s")
             stack.push_async_callback(background.close)
+            async with background.use() as conn:
+                await route.refuse_shared(conn, self.settings)
+                if doubt := route.unverified(conn):
+                    log.warning("database_not_verified", reason=doubt, cure=route.VERIFIED)
             book = await open_rulebook(self.settings, background)
             log.info("started", replica=str(replica)[:8], rules=book.current.version, mode=self.settings.mode.value)
             client = CareSoft(
@@ -83,7 +88,7 @@ class Service:
             delivery = Delivery(self.settings, replica, gateway, recheck, self.observer.on_outcome)
             stack.push_async_callback(delivery.close)
             doorbell = Doorbell(self.settings)
-            matcher = Matcher(self.settings, book, doorbell, delivery.wake, self.observer.on_change)
+            matcher = Matcher(self.settings, book, doorbell, delivery.wake, self.observer.on_change, delivery)
             stack.push_async_callback(matcher.close)
             upkeep = Upkeep(background, replica, book, delivery.give, self.settings.retention)
             stack.push_async_callback(upkeep.close)

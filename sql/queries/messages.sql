@@ -106,6 +106,31 @@ UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
          ORDER BY rank LIMIT coalesce((SELECT granted FROM slot), 0)) AS pick
  WHERE t.id = pick.id;
 
+-- name: claim_at_once
+-- As `claim`, for a thread that this transaction has put into the queue: only if nothing else of the account is due, a slot
+-- is free and nobody else is at the account, so that it waits for nobody. What is armed next must be durable.
+WITH free AS MATERIALIZED (
+    SELECT a.name FROM listener.account a
+     WHERE a.name = %(account)s AND a.streak = 0 AND a.next_slot <= clock_timestamp()
+       AND (a.stopped_until IS NULL OR a.stopped_until <= clock_timestamp())
+       AND ARRAY(SELECT t.name FROM unnest(ARRAY[0, 1, 2]) AS p(priority), LATERAL (
+                     SELECT name FROM listener.thread
+                      WHERE account = a.name AND priority = p.priority AND next_at <= clock_timestamp()
+                      ORDER BY next_at LIMIT 2) AS t) = ARRAY[%(thread)s::text]
+       FOR UPDATE SKIP LOCKED
+), slot AS (
+    UPDATE listener.account a
+       SET next_slot = CASE WHEN %(interval)s::float8 = 0 THEN a.next_slot
+                            ELSE greatest(a.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8))
+                                 + make_interval(secs => %(interval)s::float8) END
+      FROM free
+     WHERE a.name = free.name
+    RETURNING a.name, set_config('synchronous_commit', 'on', true) AS durable
+)
+UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
+  FROM slot
+ WHERE t.account = slot.name AND t.name = %(thread)s AND slot.durable = 'on';
+
 -- name: hush
 -- Late messages at the head of claimed threads that would fall into quiet hours wait until these are over.
 UPDATE listener.message m
@@ -142,7 +167,9 @@ WITH armed AS (
     INSERT INTO listener.attempt (message_id, n, leased_at, lease, replica, ticket_sent)
     SELECT id, permits, statement_timestamp(), %(lease)s, %(replica)s, ticket_sent FROM armed
 )
-SELECT armed.*, %(lease)s::bigint AS lease, statement_timestamp() AS leased_at FROM armed;
+SELECT armed.*, %(lease)s::bigint AS lease, statement_timestamp() AS leased_at,
+       (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS written
+  FROM armed;
 
 -- name: let_go
 -- Claimed threads in which nothing could be armed go back into the queue, or out of it.

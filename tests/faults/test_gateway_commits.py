@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import psycopg
+import pytest
 
 from listener.database import connect
 from listener.simulator.gateway import Request
@@ -12,7 +13,7 @@ from tests.support.proxy import COMMITTED, Proxy
 from tests.support.world import World, open_world
 
 ROUNDS = 100 if os.environ.get("LISTENER_LONG") == "1" else 3
-LEASE, SETTLE = "listener lease", "listener settle"
+LEASE, MATCH, SETTLE = "listener lease", "listener match", "listener settle"
 
 
 async def outcomes(world: World, text: str) -> list[str]:
@@ -38,19 +39,27 @@ async def test_a_result_whose_commit_was_not_confirmed_is_written_again(erp_data
         assert {row["attempts"] for row in await world.messages()} == {1}
 
 
-async def test_a_lease_whose_commit_was_not_confirmed_is_given_back(erp_database: str) -> None:
+@pytest.mark.parametrize("of", [LEASE, MATCH])
+async def test_a_lease_whose_commit_was_not_confirmed_is_given_back(erp_database: str, of: str) -> None:
     async with open_world(erp_database) as world, Proxy.to_database(erp_database) as proxy:
         async with world.service(database_url=proxy.dsn):
             for n in range(ROUNDS):
+                # Whoever lost a connection last time has a new one now.
+                await world.note("warm", f"warm-up {n}")
+                await world.settled()
                 # The lease's answer holds the text it armed, in one piece with the answer to its COMMIT.
-                lost = proxy.lose_answer(f"text {n}".encode(), of=LEASE)
-                await world.note(f"order {n}", f"text {n}")
+                lost = proxy.lose_answer(f"text {n}".encode() if of == LEASE else COMMITTED, of=of)
+                # A change that comes alone is leased by the matcher itself, in the only transaction that it commits.
+                others = [(f"other {n}", f"more {n}")] if of == LEASE else []
+                await world.notes([(f"order {n}", f"text {n}"), *others])
                 async with asyncio.timeout(10):
                     await lost.wait()
                 await world.settled()
         for n in range(ROUNDS):
             assert await outcomes(world, f"text {n}") == ["not_sent", "accepted"]
-        assert len(world.gateway.state.requests) == ROUNDS
+        arrived = [text for text in world.arrived() if text.startswith("text")]
+        assert sorted(arrived) == sorted(f"text {n}" for n in range(ROUNDS))
+        assert len(world.gateway.state.requests) == len(world.arrived())
         assert {row["attempts"] for row in await world.messages()} == {1}
 
 

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from listener.database import connect
 from listener.simulator.gateway import Request
 from tests.support.proxy import COMMITTED, Connection, Direction, Mode, Proxy
 from tests.support.world import World, open_world
 
-LEASE, SETTLE = "listener lease", "listener settle"
+LEASE, MATCH, SETTLE = "listener lease", "listener match", "listener settle"
 
 
 @dataclass(slots=True)
@@ -45,12 +46,30 @@ async def _before_the_lease(scene: Scene) -> None:
     while not scene.database.named(LEASE):
         await asyncio.sleep(0.01)
     scene.database.switch(Mode.HOLD, Direction.UP, of=LEASE)
-    await scene.world.note(scene.body, scene.body)
-    await scene.world.until("SELECT count(*) = 1 FROM listener.message WHERE state = 'waiting'")
+    # Whoever is at the account keeps the matcher from taking the permit itself.
+    async with await connect(scene.world.settings, "holder") as holder, holder.transaction():
+        await holder.execute("SELECT FROM listener.account FOR UPDATE")
+        await scene.world.note(scene.body, scene.body)
+        await scene.world.until("SELECT count(*) = 1 FROM listener.message WHERE state = 'waiting'")
 
 
 async def _after_the_lease(scene: Scene) -> None:
-    halted = scene.at_database(LEASE, Direction.DOWN, scene.body.encode(), COMMITTED)
+    async with await connect(scene.world.settings, "holder") as holder, holder.transaction():
+        halted = scene.at_database(LEASE, Direction.DOWN, scene.body.encode(), COMMITTED)
+        await holder.execute("SELECT FROM listener.account FOR UPDATE")
+        await scene.world.note(scene.body, scene.body)
+        await scene.world.until("SELECT count(*) = 1 FROM listener.message WHERE state = 'waiting'")
+    await halted.wait()
+
+
+async def _before_the_matchers_own_lease(scene: Scene) -> None:
+    halted = scene.at_database(MATCH, Direction.UP, scene.body.encode())
+    await scene.world.note(scene.body, scene.body)
+    await halted.wait()
+
+
+async def _after_the_matchers_own_lease(scene: Scene) -> None:
+    halted = scene.at_database(MATCH, Direction.DOWN, scene.body.encode(), COMMITTED)
     await scene.world.note(scene.body, scene.body)
     await halted.wait()
 
@@ -89,6 +108,8 @@ async def _after_the_result_commits(scene: Scene) -> None:
 POINTS = {
     _before_the_lease: ("accepted", 1),
     _after_the_lease: ("unknown", 0),
+    _before_the_matchers_own_lease: ("accepted", 1),
+    _after_the_matchers_own_lease: ("unknown", 0),
     _before_the_first_byte_arrives: ("unknown", 0),
     _request_received: ("unknown", 1),
     _answer_on_its_way: ("unknown", 1),

@@ -1,0 +1,162 @@
+"""A change that comes alone: its message gets its permit in the transaction that makes it, or queues as any other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import pytest
+
+from listener import accounts, messages
+from listener.database import Link, connect
+from listener.doorbell import Doorbell
+from listener.identity import Guard
+from listener.matching import Matcher
+from listener.model import Lease
+from listener.rulebook import open_rulebook
+from tests.support.world import World, open_world, rules_text
+
+Look = Callable[[], Awaitable[int | None]]
+
+
+@dataclass(slots=True)
+class Sender:
+    """Offers terms as a delivery does and keeps what came of them."""
+
+    guard: Guard = field(default_factory=Guard)
+    rate: float | None = 1.0
+    offered: list[messages.Terms] = field(default_factory=list)
+    taken: list[tuple[Lease, ...]] = field(default_factory=list)
+    withdrawn: int = 0
+    queued: int = 0
+
+    def offer(self, account: str) -> messages.Terms | None:
+        token = uuid4().int >> 66
+        self.offered.append(
+            messages.Terms(account=account, token=token, replica=uuid4(), rate=self.rate, want=1, deadline=60.0)
+        )
+        return self.offered[-1]
+
+    def take(self, terms: messages.Terms, armed: messages.Armed) -> None:
+        assert terms == self.offered[-1]
+        assert bool(armed.durable) == bool(armed.leases)
+        self.taken.append(armed.leases)
+
+    def withdraw(self, terms: messages.Terms) -> None:
+        assert terms == self.offered[-1]
+        self.withdrawn += 1
+
+    def queue(self) -> None:
+        self.queued += 1
+
+
+@asynccontextmanager
+async def matching(erp_database: str, sender: Sender) -> "AsyncIterator[tuple[World, Look]]":
+    """A world without a daemon, and its matcher's one look."""
+    async with open_world(erp_database, rules=rules_text()) as world:
+        link = Link(world.settings, "upkeep")
+        book = await open_rulebook(world.settings, link)
+        await link.close()
+        await accounts.add(world.db, ["main"])
+        matcher = Matcher(world.settings, book, Doorbell(world.settings), sender.queue, express=sender)
+        try:
+            yield world, matcher.look
+        finally:
+            await matcher.close()
+
+
+async def test_the_permit_is_there_with_the_message(erp_database: str) -> None:
+    sender = Sender()
+    async with matching(erp_database, sender) as (world, look):
+        await world.note("order", "text", ticket=77)
+        await look()
+        ((lease,),) = sender.taken
+        assert (lease.text, lease.ticket, lease.permit) == ("text", 77, 1)
+        assert await world.states() == {"text": "sending"}
+        (attempt,) = await world.attempts()
+        assert (attempt["lease"], attempt["outcome"]) == (lease.lease, None)
+        assert await world.one("SELECT next_slot > clock_timestamp() AS moved FROM listener.account") == {"moved": True}
+        assert (sender.queued, sender.withdrawn) == (0, 0)
+        # The slot is taken: the next one queues.
+        await world.note("other", "more")
+        await look()
+        assert sender.taken[1] == ()
+        assert await world.states() == {"text": "sending", "more": "waiting"}
+        assert sender.queued == 1
+        assert await world.one(
+            "SELECT next_at <= clock_timestamp() AS due FROM listener.thread WHERE next_at IS NOT NULL"
+        )
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        "UPDATE listener.account SET stopped_until = 'infinity', stopped_reason = 'a person'",
+        """UPDATE listener.account SET streak = 1, paused_at = now(), paused_until = now() - interval '1 s',
+                  pause_kind = 'rate', pause_reason = '429'""",
+        "UPDATE listener.account SET next_slot = now() + interval '1 s'",
+        "INSERT INTO listener.thread (account, name, next_at, priority) VALUES ('main', 'older', now(), 2)",
+    ],
+    ids=["stopped", "to be probed", "no slot", "something else is due"],
+)
+async def test_it_queues_when_it_may_not_go_now(erp_database: str, stop: str) -> None:
+    sender = Sender()
+    async with matching(erp_database, sender) as (world, look):
+        await world.db.execute(stop.encode())
+        before = await world.one("SELECT next_slot::text FROM listener.account")
+        await world.note("order", "text")
+        await look()
+        assert sender.taken == [()]
+        assert sender.queued == 1
+        assert await world.attempts() == []
+        assert await world.one(
+            "SELECT next_at <= clock_timestamp() AS due FROM listener.thread WHERE name LIKE '%%order'"
+        )
+        assert await world.one("SELECT next_slot::text FROM listener.account") == before
+
+
+async def test_it_waits_for_nobody_who_is_at_the_account(erp_database: str) -> None:
+    sender = Sender()
+    async with matching(erp_database, sender) as (world, look), await connect(world.settings, "other") as other:
+        async with other.transaction():
+            await other.execute("SELECT FROM listener.account FOR UPDATE")
+            await world.note("order", "text")
+            async with asyncio.timeout(5):
+                await look()
+        assert sender.taken == [()]
+        assert await world.states() == {"text": "waiting"}
+
+
+async def test_an_older_message_of_the_thread_goes_first(erp_database: str) -> None:
+    sender = Sender(rate=None)
+    async with matching(erp_database, sender) as (world, look):
+        await world.notes([("order", "first"), ("order", "second")])
+        await look()
+        assert sender.offered == []
+        await world.note("order", "third")
+        await look()
+        assert [lease.text for leases in sender.taken for lease in leases] == ["first"]
+        assert await world.states() == {"first": "sending", "second": "waiting", "third": "waiting"}
+
+
+async def test_what_is_not_to_be_sent_now_asks_for_nothing(erp_database: str) -> None:
+    sender = Sender()
+    async with matching(erp_database, sender) as (world, look):
+        await world.note("order", "no phone", phone="nobody")
+        await look()
+        assert await world.states() == {"no phone": "rejected"}
+        assert sender.offered == []
+        assert sender.queued == 1
+
+
+async def test_a_failure_withdraws_the_offer_and_arms_nothing(erp_database: str) -> None:
+    sender = Sender()
+    async with matching(erp_database, sender) as (world, look):
+        await world.db.execute("ALTER TABLE listener.attempt ADD CONSTRAINT never CHECK (false) NOT VALID")
+        await world.note("order", "text")
+        with pytest.raises(Exception, match="never"):
+            await look()
+        assert (sender.taken, sender.withdrawn) == ([], 1)
+        assert await world.rows("SELECT * FROM listener.message") == []
+        assert len(await world.rows("SELECT * FROM listener.outbox")) == 1
