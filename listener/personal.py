@@ -1,4 +1,5 @@
-"""All that is kept about one phone: shown whole (`export`) or removed (`forget`), over every table.
+"""All that is kept about one phone: shown whole (`export`) or removed (`forget`), over every table; and phones that
+want no SMS (`suppress`).
 
 What stays after `forget` are numbers, states, times, ticket ids and keys such as an order's number, without which
 nobody could account for what was sent; and, said each time, a place on the suppression list or a pause of this phone,
@@ -12,7 +13,7 @@ from typing import Any
 from listener import phones
 from listener.database import Connection
 from listener.pauses import SQL as DEEDS
-from listener.pauses import audit
+from listener.pauses import audit, mask_numbers
 from listener.queries import load
 
 SQL = load("personal")
@@ -61,6 +62,32 @@ async def forget(conn: Connection, phone: str, *, by: str, reason: str | None) -
     return done
 
 
+async def suppress(conn: Connection, phone: str, *, by: str, reason: str) -> int:
+    """No SMS goes to `phone` any more, and what waits is cancelled; returns how many messages that were."""
+    async with conn.transaction():
+        await conn.execute(DEEDS["my_turn"], {})
+        await conn.execute(DEEDS["lock_matcher"], {})
+        await conn.execute(SQL["suppress"], {"phone": phone, "who": by, "reason": mask_numbers(reason)})
+        args = {"phone": phone, "note": f"the phone is on the suppression list, says {by}"}
+        ids = [row["id"] for row in await _rows(conn, "not_sent_yet", args)]
+        threads = [row["id"] for row in await _rows_of(conn, DEEDS["lock_threads"], {"ids": ids})]
+        # Once more, now that nobody takes a permit for one of them.
+        ids = [row["id"] for row in await _rows(conn, "not_sent_yet", args)]
+        cancelled = await _rows_of(conn, DEEDS["cancel"], {**args, "ids": ids})
+        await conn.execute(DEEDS["requeue"], {"threads": threads, "wait": True})
+        await audit(conn, by, "suppress", {"phone": phones.mask_phone(phone)}, len(cancelled), reason)
+    return len(cancelled)
+
+
+async def unsuppress(conn: Connection, phone: str, *, by: str, reason: str | None) -> bool:
+    """SMS may go to `phone` again, those of changes from now on; False if it was not on the list."""
+    async with conn.transaction():
+        done = (await conn.execute(SQL["unsuppress"], {"phone": phone})).rowcount
+        if done:
+            await audit(conn, by, "unsuppress", {"phone": phones.mask_phone(phone)}, done, reason)
+    return bool(done)
+
+
 async def _left(conn: Connection, args: Mapping[str, Any], done: Forgotten) -> None:
     states = [row["state"] for row in await _rows(conn, "left_messages", args)]
     done.again = "sending" in states
@@ -84,4 +111,8 @@ async def _find(conn: Connection, phone: str) -> dict[str, Any]:
 
 
 async def _rows(conn: Connection, query: str, args: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return await (await conn.execute(SQL[query], args)).fetchall()
+    return await _rows_of(conn, SQL[query], args)
+
+
+async def _rows_of(conn: Connection, statement: bytes, args: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return await (await conn.execute(statement, args)).fetchall()

@@ -26,6 +26,7 @@ _VERBS = {
     "resume": ("act", "End a pause."),
     "forget": ("act", "Remove a person's data."),
     "export": ("act", "All that is kept about a person."),
+    "suppress": ("act", "Send no SMS to a phone any more."),
     "status": ("show", "One screen: backlog, pace, pauses, rules, failures."),
     "healthcheck": ("healthcheck", "Ask the daemon on this machine whether it is well."),
     "simulator": ("daemon", "The CareSoft API on this machine, for trying things out."),

@@ -208,3 +208,28 @@ async def export(number: str, reason: str | None, output: str) -> None:  # noqa:
     who = phone(number, "PHONE")
     async with await connect(read_settings(), "act") as conn:
         print_json(await personal.export(conn, who, by=await pauses.who(conn), reason=reason))
+
+
+@click.command()
+@click.argument("number", metavar="PHONE")
+@click.option("--remove", is_flag=True, help="Take the phone off the list: SMS may go to it again.")
+@_reason
+@output_option
+@asynchronous
+async def suppress(number: str, remove: bool, reason: str | None, output: str) -> None:
+    """Send no SMS to a phone any more, for whoever asked not to be sent any; what waits for it is cancelled."""
+    who = phone(number, "PHONE")
+    if not remove and not (reason or "").strip():
+        raise UsageError("--reason: say why in a word or two")
+    async with await connect(read_settings(), "act") as conn:
+        by = await pauses.who(conn)
+        if remove:
+            if not await personal.unsuppress(conn, who, by=by, reason=reason):
+                raise fail("the phone is not on the suppression list", 1)
+            n = 0
+        else:
+            n = await personal.suppress(conn, who, by=by, reason=(reason or "").strip())
+    if output == "json":
+        print_json({"verb": "suppress", "removed": remove, "cancelled": n})
+        return
+    click.echo("taken off the suppression list" if remove else f"no SMS goes to it any more; {n} messages cancelled")

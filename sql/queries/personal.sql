@@ -96,3 +96,13 @@ UPDATE listener.thread SET name = 'forgotten:' || id WHERE listener.mentions(to_
 
 -- name: left_messages
 SELECT state FROM listener.message WHERE phone = %(phone)s OR text ~ %(written)s;
+
+-- name: suppress
+INSERT INTO listener.suppression (phone, reason, who) VALUES (%(phone)s, %(reason)s, %(who)s)
+ON CONFLICT (phone) DO UPDATE SET reason = excluded.reason, since = clock_timestamp(), who = excluded.who;
+
+-- name: unsuppress
+DELETE FROM listener.suppression WHERE phone = %(phone)s;
+
+-- name: not_sent_yet
+SELECT id FROM listener.message WHERE phone = %(phone)s AND state IN ('waiting', 'held') ORDER BY id;

@@ -182,6 +182,38 @@ async def test_whoever_sees_whole_numbers_by_a_verb_is_written_down(erp_database
         ]
 
 
+async def test_nothing_goes_to_a_phone_that_wants_no_sms(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await verb(world.environment(), "pause", "--reason", "x")
+        await world.note("a", "waits", phone=PHONE)
+        await world.note("b", "somebody else's", phone=OTHER)
+        await world.once()
+        assert (await verb(world.environment(), "suppress", PHONE)).code == 2
+        said = await verb(
+            world.environment(), "suppress", "0912 345 678", "--reason", f"asked from {PHONE}", "-o", "json"
+        )
+        assert said.json == {"verb": "suppress", "removed": False, "cancelled": 1}
+        await verb(world.environment(), "resume")
+        await world.note("c", "comes later", phone=PHONE)
+        await world.once()
+        assert await world.states() == {
+            "waits": "cancelled",
+            "somebody else's": "accepted",
+            "comes later": "suppressed",
+        }
+        assert (await verb(world.environment(), "suppress", PHONE, "--remove")).code == 0
+        assert (await verb(world.environment(), "suppress", PHONE, "--remove")).code == 1
+        await world.note("d", "wanted again", phone=PHONE)
+        await world.once()
+        assert world.arrived() == ["somebody else's", "wanted again"]
+        audit = await world.rows("SELECT verb, what, reason FROM listener.audit WHERE verb ~ 'suppress' ORDER BY id")
+        assert [(a["verb"], a["what"]["phone"]) for a in audit] == [
+            ("suppress", "091***678"),
+            ("unsuppress", "091***678"),
+        ]
+        assert PHONE not in str(audit)
+
+
 async def test_a_phone_that_is_none_is_refused(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         for word in ("forget", "export"):
