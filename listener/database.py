@@ -45,6 +45,8 @@ _SESSION: Mapping[str, str] = {
     # a frozen replica must not hold the matcher's lock for longer
     "idle_in_transaction_session_timeout": "5s",
     "idle_session_timeout": "0",
+    # a process that stands still must not keep the server waiting to be read: ms, no meaning on a Unix socket
+    "tcp_user_timeout": "20000",
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
     "jit": "off",

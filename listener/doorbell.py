@@ -92,8 +92,9 @@ class Doorbell:
         async with link.use() as conn:
             if self.deaf:
                 await conn.execute(SQL["deaf"], {})
-            self._tested_at = monotonic()
-            await conn.execute(SQL["ring"], {})
+            asked_at = monotonic()
+            if (await conn.execute(SQL["ring"], {})).rowcount:
+                self._tested_at = asked_at
 
     def _lost(self, error: BaseException) -> None:
         if not self._said:

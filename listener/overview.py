@@ -140,6 +140,8 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
         "lost_replicas": {"n": lost["n"], "seen_at": lost["seen_at"]},
         # a replica that does not hear the doorbell looks once a second instead
         "deaf": fleet["deaf"],
+        # of the server's queue of notifications, the share that some session has not read yet
+        "notify_queue": fleet["notify_queue"],
         "mode": settings.mode.value,
         "brakes": await brakes(conn),
         "pauses": [

@@ -29,6 +29,8 @@ SQL = load("upkeep")
 ROUND = 1.0
 _SIGN_OF_LIFE = 10.0
 _FORGET_REPLICAS = 3600.0
+# the share of the server's queue of notifications, unread, that is worth a word
+QUEUE = 0.1
 # seconds of a round that may go into the ERP's own tables
 _SAVING = 4.0
 
@@ -44,7 +46,7 @@ class Upkeep:
         self._book = book
         self._give = give
         self._link = link
-        self._said = False
+        self._said = self._queue_said = False
         # when a round was last done
         self.moved_at = monotonic()
         self._signed = self._forgot = float("-inf")
@@ -79,6 +81,7 @@ class Upkeep:
             if monotonic() - self._signed > _SIGN_OF_LIFE:
                 await conn.execute(SQL["alive"], {"id": self._replica, "version": __version__})
                 await conn.execute(SQL["fold_tally"], {})
+                await self._look_at_queue(conn)
                 self._signed = monotonic()
             for lease in await messages.ended_leases(conn):
                 self._give(Result(lease=lease, outcome=Unknown(cause="whoever sent it did not come back")))
@@ -87,6 +90,15 @@ class Upkeep:
             await messages.expire(conn)
             await self._save_tickets(conn)
             await self._keeper.look(conn)
+
+    async def _look_at_queue(self, conn: Connection) -> None:
+        """Says so once while the server's queue of notifications fills up: full, it fails the commits of others."""
+        row = await (await conn.execute(SQL["notify_queue"], {})).fetchone()
+        assert row is not None
+        if (fills := row["usage"] > QUEUE) and not self._queue_said:
+            effect = "triggers do not ring at half; full, others' NOTIFY fails"
+            log.warning("notify_queue_fills", usage=round(row["usage"], 2), effect=effect)
+        self._queue_said = fills
 
     async def _make_days(self, conn: Connection) -> None:
         """Every time, so that a partition that is gone is made again before anybody misses it for long."""

@@ -155,8 +155,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "The database's signal is not heard, so it is looked at once a second: messages may be a second late.",
     ),
     "c_notify_queue": (
-        "Hàng đợi NOTIFY của máy chủ cơ sở dữ liệu đã đầy {percent}%: có phiên không đọc; đầy hẳn thì lệnh NOTIFY khác sẽ lỗi.",
-        "The database server's NOTIFY queue is {percent}% full: some session does not read; full, others' NOTIFY will fail.",
+        "Hàng đợi NOTIFY của máy chủ cơ sở dữ liệu đã đầy {percent}%: có phiên không chịu đọc; đầy hẳn thì NOTIFY sẽ lỗi.",
+        "The database server's NOTIFY queue is {percent}% full: some session does not read it; full, a NOTIFY fails.",
     ),
     "c_muted": (
         "{n} thay đổi bị tắt tiếng (listener.mute) chưa được xử lý.",

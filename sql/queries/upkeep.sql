@@ -5,6 +5,9 @@ SELECT listener.make_days();
 INSERT INTO listener.replica (id, version) VALUES (%(id)s, %(version)s)
 ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp();
 
+-- name: notify_queue
+SELECT pg_notification_queue_usage() AS usage;
+
 -- name: forget_replicas
 DELETE FROM listener.replica WHERE seen_at < clock_timestamp() - interval '1 day';
 

@@ -38,7 +38,8 @@ SELECT count(*) AS n, extract(epoch FROM clock_timestamp() - min(at))::float8 AS
 SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS n FROM listener.capture_failures;
 
 -- name: fleet
-SELECT rules_version, loaded_at, faults, coalesce(deaf_at > clock_timestamp() - interval '1 min', false) AS deaf
+SELECT rules_version, loaded_at, faults, coalesce(deaf_at > clock_timestamp() - interval '1 min', false) AS deaf,
+       pg_notification_queue_usage() AS notify_queue
   FROM listener.fleet;
 
 -- name: replicas

@@ -40,6 +40,7 @@ RING = {
     "ListenerCaptureGaps": {'listener_capture_gaps{job="listener",instance="a"}': "2x9000"},
     "ListenerMatchingBehind": {'listener_outbox_oldest_seconds{job="listener",instance="a"}': "31x9000"},
     "ListenerDeaf": {'listener_deaf{job="listener",instance="a"}': "1x9000"},
+    "ListenerNotifyQueue": {'listener_notify_queue_usage{job="listener",instance="a"}': "0.2x9000"},
     "ListenerBacklogOld": {'listener_oldest_due_seconds{job="listener",instance="a"}': "601x9000"},
     "ListenerAccountStopped": {
         'listener_account_stopped{job="listener",instance="a",account="main",kind="token"}': "1x9000"

@@ -133,6 +133,7 @@ def status(**changed: Any) -> dict[str, Any]:
         "held_apart": 0,
         "lost_replicas": {"n": 0, "seen_at": None},
         "deaf": False,
+        "notify_queue": 0.0,
         "rules": {"ok": True, "faults": []},
         "messages": {"unknown": 0, "held": 0},
         "muted": 0,
@@ -172,13 +173,14 @@ def test_what_a_person_should_see_is_named_worst_first() -> None:
         capture_failures_new=1,
         muted=4,
         deaf=True,
+        notify_queue=0.3,
         brakes=[{"rule": "r", "held": 3}],
         lost_replicas={"n": 1, "seen_at": datetime(2026, 11, 22, tzinfo=UTC)},
         pauses=[{"target": "phone 091***678", "who": "page/Lan", "reason": "the pause's time was over"}],
     )
     found = concerns(now, 7, gaps=["create trigger x"], stuck={"match": 25.0})
     assert " ".join(c.text for c in found) == (
-        "c_gap c_stuck c_capture c_brake c_paused c_unknown c_held c_rejected c_lost c_deaf c_muted"
+        "c_gap c_stuck c_capture c_brake c_paused c_unknown c_held c_rejected c_lost c_deaf c_notify_queue c_muted"
     )
     for lang, words in (("vi", ("Số điện thoại 091***678", "đã hết thời gian")), ("en", ("Phone", "25 s", "1 held m"))):
         told = " ".join(page.said(concern, lang) for concern in found)
