@@ -114,7 +114,8 @@ async def batched(conn: Connection, query: str) -> tuple[bytes, tuple[str, ...]]
     """The statement that runs `query` for many rows at once, and the parameters it takes after the places."""
     names = parameters(query)
     numbered = _PLACEHOLDER.sub(lambda m: f"${names.index(m[1]) + 1}" if m[1] else "%", query)
-    await conn.execute(f"PREPARE listener_lookup AS {numbered}".encode(), prepare=False)
+    # In the extended protocol (binary) PostgreSQL takes no second statement behind this one.
+    await conn.execute(f"PREPARE listener_lookup AS {numbered}".encode(), prepare=False, binary=True)
     row = await (await conn.execute(SQL["parameter_types"], prepare=False)).fetchone()
     await conn.execute(SQL["forget"], prepare=False)
     types = row["types"] if row else []

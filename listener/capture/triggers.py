@@ -87,12 +87,14 @@ async def wanted(
 def current_row(capture: Capture) -> sql.Composed:
     """The query for the captured columns, as `row`, of the one that has `%(key)s` as the trigger writes it."""
     row = sql.Identifier("_row")
-    return sql.SQL("SELECT {values} AS row FROM {table} AS {row} WHERE {key} = %(key)s LIMIT 1").format(
+    query = sql.SQL("SELECT {values} AS row FROM {table} AS {row} WHERE {key} = ").format(
         values=_object(capture.table, capture.columns, row),
         table=capture.table.identifier,
         row=row,
         key=_key(capture.table, capture.key, row),
     )
+    # psycopg takes a % in a name for a placeholder too.
+    return sql.Composed([sql.SQL(query.as_string().replace("%", "%%")), sql.SQL("%(key)s LIMIT 1")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,8 @@ async def _check_where(conn: Connection, table: Table, where: str) -> None:
         async with conn.transaction():
             # As inside the function, so that a name which is not found there is not found here.
             await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-            await conn.execute(query, prepare=False)
+            # In the extended protocol (binary) PostgreSQL takes no second statement behind this one.
+            await conn.execute(query, prepare=False, binary=True)
             await conn.execute("DEALLOCATE listener_where")
     except psycopg.errors.InsufficientPrivilege:
         # Whoever installs it will see; a role that only reads the rules need not read the table.

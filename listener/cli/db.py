@@ -2,7 +2,8 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
@@ -11,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from listener import capture, installation, migrations, rights
+from listener import capture, installation, migrations, rights, route
 from listener.cli.common import asynchronous, fail, output_option, print_json, rules_option
 from listener.database import Connection, connect
 from listener.errors import ListenerError
@@ -43,6 +44,13 @@ def _load(rules_path: Path | None) -> tuple[Settings, RuleSet]:
     return settings, compile_rules(read(settings.rules))
 
 
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Connection]:
+    async with await connect(settings, "db") as conn:
+        await route.refuse_shared(conn, settings)
+        yield conn
+
+
 def _row(step: capture.Difference) -> dict[str, str]:
     return {"step": step.step.value, "watch": step.watch, "what": step.what, "statement": step.statement}
 
@@ -65,7 +73,7 @@ async def _steps(
 async def plan(rules_path: Path | None, output: str, daemon_role: str | None, reader_role: str | None) -> None:
     """Show what `install` would change; changes nothing."""
     settings, rules = _load(rules_path)
-    async with await connect(settings, "db") as conn:
+    async with _connected(settings) as conn:
         wanted = await rights.roles(conn, daemon_role, reader_role)
         steps = await _steps(conn, rules, await installation.captures(conn, rules, settings), wanted)
     if output == "json":
@@ -84,7 +92,7 @@ async def plan(rules_path: Path | None, output: str, daemon_role: str | None, re
 async def install(rules_path: Path | None, daemon_role: str | None, reader_role: str | None) -> None:
     """Bring schema, triggers and rights to what the rules want; doing it again does nothing."""
     settings, rules = _load(rules_path)
-    async with await connect(settings, "db") as conn:
+    async with _connected(settings) as conn:
         await installation.install(conn, rules, settings, _say, daemon_role=daemon_role, reader_role=reader_role)
         captures = await installation.captures(conn, rules, settings)
         for warning in await capture.warnings(conn, captures, doorbell=settings.doorbell):
@@ -100,7 +108,7 @@ async def verify(rules_path: Path | None, output: str) -> None:
     """Check that every trigger is there and every role may do what it must, and no more; exit 1 if not."""
     settings, rules = _load(rules_path)
     found: dict[str, Any] = {"ok": False, "faults": [], "steps": [], "warnings": [], "tries": []}
-    async with await connect(settings, "db") as conn:
+    async with _connected(settings) as conn:
         try:
             captures = await installation.captures(conn, rules, settings)
         except ListenerError as error:
@@ -110,6 +118,8 @@ async def verify(rules_path: Path | None, output: str) -> None:
             wanted = await rights.roles(conn)
             found["steps"] = await _steps(conn, rules, captures, wanted)
             found["warnings"] = await capture.warnings(conn, captures, doorbell=settings.doorbell)
+            if doubt := route.unverified(conn):
+                found["warnings"].append(f"{doubt}; use {route.VERIFIED}")
             if await migrations.installed(conn):
                 needs = await rights.needs_of(conn, rules.rules, captures)
                 report = await rights.try_out(conn, wanted, captures, needs)
@@ -155,7 +165,7 @@ def _untried(report: rights.Report) -> list[str]:
 async def uninstall(yes: bool) -> None:
     """Remove the triggers, their functions, rights, and the schema with all messages in it."""
     settings = read_settings()
-    async with await connect(settings, "db") as conn:
+    async with _connected(settings) as conn:
         if await migrations.installed(conn):
             _ask(await capture.unfinished(conn), yes=yes)
             for role in await installation.uninstall(conn, _say):
@@ -170,7 +180,7 @@ async def uninstall(yes: bool) -> None:
 async def print_sql(rules_path: Path | None, daemon_role: str | None, reader_role: str | None) -> None:
     """Print the SQL that `install` would run, for a DBA to read and run."""
     settings, rules = _load(rules_path)
-    async with await connect(settings, "db") as conn:
+    async with _connected(settings) as conn:
         todo = await migrations.pending(conn)
         captures = await installation.captures(conn, rules, settings)
         wanted = await rights.roles(conn, daemon_role, reader_role)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from listener import route
 from listener.cli.common import asynchronous, fail, output_option, print_json, rules_option, shown
 from listener.database import Connection, connect
 from listener.dbcheck import database_faults, too_long
@@ -37,6 +38,7 @@ async def check(file: Path | None, database: bool, output: str) -> None:
         doubts = warnings(document, rules.rules)
         if database:
             async with await connect(settings, "check") as conn:
+                await route.refuse_shared(conn, settings)
                 faults = sorted(await database_faults(conn, document, rules, settings))
                 if not faults:
                     doubts = sorted([*doubts, *await too_long(conn, document, rules)])

@@ -17,6 +17,27 @@ from listener.settings import Settings
 from tests.support.world import World
 
 DAEMON, READER = "listener_daemon", "listener_reader"
+# One rule that reads, looks up and writes back.
+RULES = """
+version: 1
+accounts:
+  main: {domain: acme, token_file: TOKEN_FILE, service_id: 12, rate: 500/s}
+watch:
+  note:
+    table: public.notes
+    events: [insert]
+    key: topic
+    lookup:
+      customer: SELECT full_name, phone FROM public.customers WHERE id = 7
+rules:
+  note:
+    on: note
+    to: new.phone
+    text: "{{ new.body }} {{ customer.phone }}"
+    ticket:
+      thread: new.topic
+      save: UPDATE public.notes SET saved_ticket = %(ticket_id)s WHERE body = %(body)s
+"""
 
 
 def make_roles(dsn: str, *names: str, options: str = "LOGIN") -> None:
