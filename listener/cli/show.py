@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from listener import overview, pauses
+from listener import installation, overview, pauses
 from listener.cli.common import asynchronous, fail, output_option, print_json, print_table, shown
 from listener.cli.filters import chosen, filter_options
 from listener.database import connect
@@ -66,6 +66,8 @@ async def status(output: str) -> None:
     settings = read_settings()
     async with await connect(settings, "show") as conn:
         now = await overview.status(conn, settings)
+        rules = await overview.rules_in_force(conn)
+        now["capture_gaps"] = await installation.gaps(conn, rules, settings) if rules is not None else []
     if output == "json":
         print_json(now)
         return
@@ -76,7 +78,7 @@ async def status(output: str) -> None:
         "messages": counts,
         "oldest waiting": _duration(now["oldest_waiting_s"]),
         "sent through in": "not while a pause has no end" if now["eta_s"] is None else _duration(now["eta_s"]),
-        "capture failures": now["capture_failures"] or "none",
+        "capture failures": _failures(now["capture_failures"], now["capture_failures_new"]),
         "muted changes": now["muted"] or "none",
         "replicas": now["replicas"] or "none: start `listener run`",
         "rules": f"version {said['version'] or '-'}, in force since {shown(said['loaded_at'])}"
@@ -94,6 +96,25 @@ async def status(output: str) -> None:
         click.echo(
             f"PAUSED            {paused['target']} until {_end(paused['until'])} by {paused['who']}: {paused['reason']}"
         )
+    for brake in now["brakes"]:
+        click.echo(
+            f"BRAKE             rule {brake['rule']} since {shown(brake['since'])}, {brake['reason']}: "
+            f"{brake['held']} held (`listener release --rule {brake['rule']}`)"
+        )
+    for gap in now["capture_gaps"]:
+        click.echo(f"NOT CAPTURED      {gap} (`listener db install`)")
+    if now["deaf"]:
+        click.echo("DEAF              the database's signal is not heard; it is looked at once a second instead")
+    if lost := now["lost_replicas"]["n"]:
+        click.echo(
+            f"LOST              {lost} replicas ended without a word, last {shown(now['lost_replicas']['seen_at'])}"
+        )
+
+
+def _failures(ever: int, new: int) -> str:
+    if not ever:
+        return "none"
+    return f"{ever}, {new} of them new" if new else f"{ever}, all taken note of on the page"
 
 
 def _end(until: datetime | None) -> str:

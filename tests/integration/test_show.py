@@ -8,7 +8,7 @@ from listener import overview
 from listener.model import State
 from listener.simulator.gateway import Answer, Fault
 from tests.support.verbs import verb
-from tests.support.world import PHONE, World, open_world
+from tests.support.world import PHONE, World, open_world, rules_text
 
 MESSAGE = [
     "id", "rule", "watch", "key", "thread", "state", "reason", "phone", "text", "parts", "encoding", "ticket_id",
@@ -90,6 +90,32 @@ async def test_status_counts_every_message_once_whatever_happens_to_it(erp_datab
         )
         assert kept == exact
         assert (await verb(world.environment(), "status")).code == 0
+
+
+async def test_status_names_what_holds_and_what_is_not_captured(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text(defaults="brake: 2/h")) as world:
+        await world.notes([(f"t{n}", f"n{n}") for n in range(5)])
+        await world.once()
+        await world.db.execute("ALTER TABLE public.notes DISABLE TRIGGER ALL")
+        await world.db.execute("SELECT nextval('listener.capture_failures')")
+        await world.db.execute("UPDATE listener.fleet SET deaf_at = clock_timestamp()")
+        await world.db.execute(
+            "INSERT INTO listener.replica (id, version, seen_at) VALUES (gen_random_uuid(), '1', now() - interval '1h')"
+        )
+        said = (await verb(world.environment(), "status")).out
+        for words in (
+            "BRAKE             rule note since",
+            "more than 2/h: 3 held (`listener release --rule note`)",
+            "NOT CAPTURED      enable trigger listener_note_insert on public.notes (`listener db install`)",
+            "capture failures  1, 1 of them new",
+            "DEAF",
+            "LOST              1 replicas",
+        ):
+            assert words in said, (words, said)
+        found = (await verb(world.environment(), "status", "-o", "json")).json
+        assert [(b["rule"], b["held"]) for b in found["brakes"]] == [("note", 3)]
+        assert found["capture_gaps"] == ["enable trigger listener_note_insert on public.notes"]
+        assert (found["capture_failures"], found["capture_failures_new"]) == (1, 1)
 
 
 async def test_the_tally_is_folded_without_changing_what_it_says(erp_database: str) -> None:
