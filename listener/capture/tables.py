@@ -56,6 +56,10 @@ async def find_table(conn: Connection, text: str) -> Table:
         row = await (await conn.execute(SQL["table"], {"table": text})).fetchone()
     except (psycopg.errors.InvalidName, psycopg.errors.SyntaxError, psycopg.errors.FeatureNotSupported):
         raise ListenerError(f"{text!r} is not a table name; write it as in SQL: schema.table") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        # Even its name may be asked only with USAGE.
+        cure = f"GRANT USAGE ON SCHEMA ... TO {conn.info.user}"
+        raise ListenerError(f"{text}: {error.diag.message_primary}; let its owner {cure}") from None
     if row is None:
         names = [r["name"] for r in await (await conn.execute(SQL["tables_like"], {})).fetchall()]
         raise ListenerError(f"there is no table {text}{did_you_mean(text, names)}")

@@ -121,9 +121,10 @@ async def _rules(conn: Connection, role: str, needs: Sequence[Needs], notes: lis
             continue
         statement = sql.SQL("EXPLAIN {}").format(sql.SQL(need.statement))
         tried = await _try(conn, Try(role=role, what=need.what, must=Did.WORKED, did=Did.UNTRIED), statement)
-        if tried.wrong:
+        if tried.did is not Did.WORKED:
+            # The catalogue knows also of a role that we may not be.
             cure = "; ".join(await ungranted(conn, role, need.grants))
-            tried = replace(tried, why=cure or tried.why)
+            tried = replace(tried, why=cure or tried.why, did=Did.REFUSED if cure else tried.did)
         elif tried.did is Did.WORKED:
             # With row_security off PostgreSQL refuses what a policy would leave rows out of.
             whole = await _try(conn, tried, statement, row_security="off")

@@ -136,6 +136,35 @@ async def test_an_installer_apart_from_the_erps_owner(world: World) -> None:
     assert list((await world.states()).values()) == ["accepted"]
 
 
+async def test_a_daemon_that_may_make_no_temporary_tables_works(world: World) -> None:
+    """What rules touch is found out with one; without, they are only tried."""
+    await install_roles(world)
+    await world.db.execute(f"REVOKE TEMPORARY ON DATABASE {world.db.info.dbname} FROM PUBLIC".encode())
+    superuser, world.settings = world.settings, settings_of(world.settings, DAEMON)
+    await world.note("t", "one")
+    await world.once()
+    assert list((await world.states()).values()) == ["accepted"]
+    assert (await verb(world.environment(), "check", "--db")).code == 0
+    await world.db.execute(f"REVOKE SELECT ON public.customers FROM {DAEMON}".encode())
+    told = f"{DAEMON} may not do this: lookup customer of watch note"
+    assert told in (await verb(world.environment(), "check", "--db")).out
+    world.settings = superuser
+
+
+async def test_a_schema_that_the_daemon_may_not_look_into_is_named(world: World) -> None:
+    await world.db.execute("CREATE SCHEMA shut; ALTER TABLE public.notes SET SCHEMA shut", prepare=False)
+    world.use_rules(RULES.replace("public.notes", "shut.notes"))
+    await install_roles(world)
+    assert (await verb(environment_of(world, DAEMON), "check", "--db")).code == 0, "install gives USAGE too"
+    await world.db.execute(f"REVOKE USAGE ON SCHEMA shut FROM {DAEMON}".encode())
+    for words in (("check", "--db"), ("db", "verify")):
+        said = await verb(environment_of(world, DAEMON), *words)
+        assert said.code == 1 and "permission denied for schema shut" in said.out, (words, said)
+        assert f"TO {DAEMON}" in said.out
+    planned = await verb(world.environment(), "db", "plan")
+    assert f"grant    USAGE on shut to {DAEMON}" in planned.out
+
+
 # -- F76: row-level security
 
 
