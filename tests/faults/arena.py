@@ -10,6 +10,7 @@ from uuid import uuid4
 from listener import installation, interventions, messages, pauses
 from listener.database import BY_INDEX, Connection, Link, connect
 from listener.doorbell import Doorbell
+from listener.identity import Guard
 from listener.interventions import Verb
 from listener.matching import Matcher
 from listener.model import Lease, Unknown
@@ -22,7 +23,7 @@ from listener.settling import Result, settle
 from tests.faults.model import Shown
 from tests.support.world import NOTES, PHONE
 
-REPLICAS, SESSIONS = 3, 3
+REPLICAS, SESSIONS, MATCHERS = 3, 3, 2
 DEADLINE = 60.0
 RULES = """
 version: 1
@@ -44,6 +45,29 @@ _EMPTY = (
 )  # fmt: skip
 
 
+class Express:
+    """A replica that is ready to send at once, or not; what it then may send is for the test to send."""
+
+    def __init__(self) -> None:
+        self.guard = Guard()
+        self.ready = False
+        self.taken: Sequence[Lease] = []
+
+    def offer(self, account: str) -> messages.Terms | None:
+        assert account == "main"
+        return _terms(uuid4().int >> 66, 1) if self.ready else None
+
+    def take(self, _: messages.Terms, armed: messages.Armed) -> None:
+        self.taken = armed.leases
+
+    def withdraw(self, terms: messages.Terms) -> None:
+        raise AssertionError(terms)
+
+
+def _terms(token: int, want: int) -> messages.Terms:
+    return {"account": "main", "token": token, "replica": uuid4(), "rate": None, "want": want, "deadline": DEADLINE}
+
+
 @dataclass(slots=True)
 class Arena:
     """`settling` has a connection for each replica, `erp` one for each session; `db` is a person's and the test's."""
@@ -54,6 +78,7 @@ class Arena:
     settling: Sequence[Connection]
     leasing: Sequence[Connection]
     matchers: Sequence[Matcher]
+    express: Sequence[Express]
     erp: Sequence[Connection]
 
     async def empty(self) -> None:
@@ -76,15 +101,16 @@ class Arena:
             "INSERT INTO public.notes (topic, body, phone) VALUES (%s, %s, %s)", [topic, body, PHONE]
         )
 
-    async def match(self, matcher: int) -> int | None:
-        return await self.matchers[matcher].look()
+    async def match(self, matcher: int, *, at_once: bool) -> tuple[bool, Sequence[Lease]]:
+        """Whether there was anything to match, and the permit that was taken with it, `at_once`, if one was."""
+        express = self.express[matcher]
+        express.ready, express.taken = at_once, []
+        return bool(await self.matchers[matcher].look()), express.taken
 
     async def lease(self, replica: int, want: int) -> tuple[int, Sequence[Lease]]:
         """The token of the call, and what it was given, by age."""
         token = uuid4().int >> 66
-        look = await messages.lease(
-            self.leasing[replica], account="main", token=token, replica=uuid4(), rate=None, want=want, deadline=DEADLINE
-        )
+        look = await messages.lease(self.leasing[replica], **_terms(token, want))
         return token, sorted(look.leases, key=lambda lease: lease.message_id)
 
     async def leased(self, replica: int, token: int) -> Sequence[Lease]:
@@ -191,7 +217,8 @@ async def open_arena(dsn: str, folder: Path) -> AsyncIterator[Arena]:
         link = Link(settings, "upkeep")
         stack.push_async_callback(link.close)
         book = await _book(settings, link, db)
-        matchers = [Matcher(settings, book, Doorbell(settings), lambda: None) for _ in range(2)]
+        express = [Express() for _ in range(MATCHERS)]
+        matchers = [Matcher(settings, book, Doorbell(settings), lambda: None, express=one) for one in express]
         for matcher in matchers:
             stack.push_async_callback(matcher.close)
         yield Arena(
@@ -201,6 +228,7 @@ async def open_arena(dsn: str, folder: Path) -> AsyncIterator[Arena]:
             settling=[await opened("settle", **BY_INDEX) for _ in range(REPLICAS)],
             leasing=[await opened("lease", **BY_INDEX) for _ in range(REPLICAS)],
             matchers=matchers,
+            express=express,
             erp=[await opened("erp", idle_in_transaction_session_timeout="0") for _ in range(SESSIONS)],
         )
 

@@ -16,7 +16,7 @@ from listener.model import (
     Unreachable,
 )
 from listener.pauses import Scope, Target
-from tests.faults.arena import REPLICAS, SESSIONS
+from tests.faults.arena import MATCHERS, REPLICAS, SESSIONS
 from tests.faults.model import Kind
 from tests.support.world import PHONE
 
@@ -53,6 +53,7 @@ TARGETS = st.sampled_from(
 RARELY = st.sampled_from([False, False, False, True])
 ENDS = st.sampled_from(["written down", "written down twice", "later", "later", "killed"])
 PICK = st.integers(0, 11)
+MATCHER = st.integers(0, MATCHERS - 1)
 REPLICA = st.integers(0, REPLICAS - 1)
 SESSION = st.integers(0, SESSIONS - 1)
 TOPIC = st.sampled_from(TOPICS)

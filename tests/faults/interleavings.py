@@ -17,8 +17,21 @@ from listener.interventions import Verb
 from listener.model import Accepted, Lease, NotSent, Outcome, Rejected, Stale, TicketRefused
 from listener.pauses import Target
 from listener.settling import Result
-from tests.faults.arena import REPLICAS, SESSIONS, Arena, open_arena
-from tests.faults.choices import ANSWERS, ENDS, KIND, PICK, RARELY, REPLICA, SESSION, TAKES, TARGETS, TOPIC, TOPICS
+from tests.faults.arena import MATCHERS, REPLICAS, SESSIONS, Arena, open_arena
+from tests.faults.choices import (
+    ANSWERS,
+    ENDS,
+    KIND,
+    MATCHER,
+    PICK,
+    RARELY,
+    REPLICA,
+    SESSION,
+    TAKES,
+    TARGETS,
+    TOPIC,
+    TOPICS,
+)
 from tests.faults.model import Body, Kind, Model, Permit
 
 T = TypeVar("T")
@@ -132,9 +145,16 @@ class Interleavings(RuleBasedStateMachine):
 
     # -- replicas
 
-    @rule(matcher=st.integers(0, 1))
-    def matches(self, matcher: int) -> None:
-        self.do(self.arena.match(matcher))
+    @rule(matcher=MATCHER, at_once=st.booleans())
+    def matches(self, matcher: int, at_once: bool) -> None:
+        """A message that comes alone may be leased together with its making."""
+        self._match(matcher, at_once)
+
+    def _match(self, matcher: int, at_once: bool) -> list[Held]:
+        stopped, probing = self.do(self.arena.account()) if at_once else (False, False)
+        _, leases = self.do(self.arena.match(matcher, at_once=at_once))
+        assert not ((stopped or probing) and leases), "a permit while the account is stopped"
+        return [self._given(matcher, lease) for lease in leases]
 
     @rule(replica=REPLICA)
     def leases(self, replica: int) -> None:
@@ -143,13 +163,13 @@ class Interleavings(RuleBasedStateMachine):
     @rule(
         after=st.sampled_from([0.0, 11.0, 70.0]),
         news=st.lists(st.tuples(TOPIC, KIND), max_size=2),
-        matcher=st.integers(0, 1),
         replica=REPLICA,
+        at_once=st.booleans(),
         answers=st.lists(ANSWERS, min_size=3, max_size=3),
         end=ENDS,
     )
     def works(
-        self, after: float, news: list[tuple[str, Kind]], matcher: int, replica: int, answers: list[str], end: str
+        self, after: float, news: list[tuple[str, Kind]], replica: int, at_once: bool, answers: list[str], end: str
     ) -> None:
         """The usual way, as far as it comes: what is written is matched, leased, sent, and the outcome written down."""
         for topic, kind in news:
@@ -157,15 +177,14 @@ class Interleavings(RuleBasedStateMachine):
         if after:
             self.time_passes(after)
             self._sweep()
-        self.do(self.arena.match(matcher))
-        mine = self._lease(replica)
+        mine = self._match(replica % MATCHERS, at_once) or self._lease(replica)
         for held, answer in zip(mine, answers, strict=False):
             self._send(held, answer)
         match end:
             case "written down" | "written down twice" if mine:
                 self._settle(mine, 2 if end.endswith("twice") else 1)
-            case "killed":
-                self.is_killed(replica)
+            case "killed" if mine:
+                self.is_killed(mine[0].replica)
 
     # What is listed more often is done more often.
     works_on = goes_on_working = keeps_working = works
@@ -334,7 +353,7 @@ class Interleavings(RuleBasedStateMachine):
         self._check(over=True)
 
     def _round(self) -> None:
-        while self.do(self.arena.match(0)):
+        while self.do(self.arena.match(0, at_once=False))[0]:
             pass
         for held in self.held:
             if held.outcome is None:
