@@ -1,6 +1,7 @@
 """`listener run`, `demo` and `simulator`: the verbs that stay."""
 
 import asyncio
+import resource
 from pathlib import Path
 
 import click
@@ -25,6 +26,8 @@ async def run(once: bool, mode: str | None, rules_path: Path | None) -> None:
 
     settings = read_settings(rules=rules_path, mode=Mode(mode) if mode else None)
     configure(settings.log)
+    # A core file would hold texts, phones and tokens.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     daemon = Service(settings=settings)
     stop_on_signals(daemon.stopping, daemon.reload, seconds_to_stop(settings))
     stopped = await daemon.run(once=once)

@@ -37,6 +37,8 @@ def test_the_environment_is_listed() -> None:
         "LOG",
         "DOORBELL",
         "AUTO_INSTALL",
+        "CARESOFT_PRIVATE",
+        "RETENTION",
     ):
         assert f"LISTENER_{name}`" in README, name
     assert Settings().caresoft_url in README
