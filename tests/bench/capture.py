@@ -1,4 +1,5 @@
-"""What capture costs the ERP: single-row updates by 16 clients, with and without triggers, interleaved in one run.
+"""What capture costs the ERP: single-row updates by 1, 16 and 64 clients and one UPDATE of 100,000 rows, with and
+without triggers, interleaved in one run.
 
 Statements go over the simple protocol, one durable transaction each, as psycopg2 and most ERPs send them. While capture
 is measured somebody keeps the promise that a busy daemon keeps, and somebody hears what the other trigger notifies;
@@ -12,6 +13,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from random import Random
 from statistics import median
 from time import monotonic
@@ -30,14 +33,24 @@ from tests.bench.report import Figure, Report
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
-CLIENTS = 16
+CLIENTS = (1, 16, 64)
 ROWS = 10_000
-# no trigger, ours, and a trigger that notifies each time: three tables of one shape
-TABLES = ("plain", "watched", "notifying")
+# rows of the one statement that changes them all, and how many of them a reader beside it reads at a time
+MASS, READ = 100_000, 100
+# no trigger, ours, ours with a condition that is false, and a trigger that notifies each time: tables of one shape
+TABLES = ("plain", "watched", "filtered", "notifying")
 TABLE = """
 CREATE TABLE public.{name} (id int PRIMARY KEY, balance numeric(18, 2) NOT NULL, customer_id int NOT NULL, note text)
     WITH (fillfactor = 50);
 INSERT INTO public.{name} SELECT n, 100000, n, repeat('x', 60) FROM generate_series(1, {rows}) n;
+VACUUM ANALYZE public.{name};
+"""
+# As an ERP's tables are: 25 columns, a primary key and two indexes more.
+MASS_TABLE = """
+CREATE TABLE public.{name} (id int PRIMARY KEY, balance numeric(18, 2) NOT NULL, customer_id int NOT NULL, {more});
+INSERT INTO public.{name} (id, balance, customer_id) SELECT n, 100000, n FROM generate_series(1, {rows}) n;
+CREATE INDEX ON public.{name} (customer_id);
+CREATE INDEX ON public.{name} (note_0);
 VACUUM ANALYZE public.{name};
 """
 NOTIFYING = """
@@ -57,28 +70,46 @@ version: 1
 accounts: {main: {domain: acme, token: "${TOKEN}", service_id: 1}}
 watch:
   watched: {table: public.watched, columns: [balance]}
+  filtered: {table: public.filtered, columns: [balance], where: NEW.customer_id < 0}
+  mass: {table: public.mass_watched, columns: [balance]}
 rules:
+  filtered: {on: filtered, to: "'0980000000'", text: "{{ new.id }} {{ new.balance | vnd }}", expires: 1h}
+  mass: {on: mass, to: "'0980000000'", text: "{{ new.id }} {{ new.balance | vnd }}", expires: 1h}
   watched: {on: watched, to: "'0980000000'", text: "{{ new.id }} {{ new.balance | vnd }}", expires: 1h}
 """
 WATCHED = "UPDATE public.{table} SET balance = balance - 1 WHERE id = {id};"
 UNRELATED = "UPDATE public.{table} SET note = reverse(note) WHERE id = {id};"
-# name of the case: table and statement
-CASES = {
-    "no trigger, watched column": ("plain", WATCHED),
-    "listener, watched column": ("watched", WATCHED),
-    "NOTIFY each time, watched column": ("notifying", WATCHED),
-    "no trigger, unrelated column": ("plain", UNRELATED),
-    "listener, unrelated column": ("watched", UNRELATED),
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One load: so many clients update single rows of a table."""
+
+    table: str
+    statement: str
+    clients: int = 16
+
+    def __str__(self) -> str:
+        what = "watched column" if self.statement == WATCHED else "other column"
+        return f"{self.table}, {what}, {self.clients} clients"
+
+
+CASES = [
+    *(Case(table, WATCHED, clients) for clients in CLIENTS for table in ("plain", "watched", "notifying")),
+    Case("plain", UNRELATED),
+    Case("watched", UNRELATED),
+    Case("filtered", WATCHED),
+]
 
 
 def run(*, short: bool) -> Report:
     """Transactions per second of each case, and the ratios that matter, as medians of the rounds."""
-    rounds, seconds, rows = (1, 0.1, 100) if short else (9, 2.0, ROWS)
-    tps: dict[str, list[float]] = {case: [] for case in CASES}
-    with Server(durable=not short, settings={"shared_buffers": "256MB", "max_wal_size": "2GB"}) as server:
+    rounds, seconds, rows = (1, 0.1, 100) if short else (7, 2.0, ROWS)
+    tps: dict[str, list[float]] = {str(case): [] for case in CASES}
+    settings = {"shared_buffers": "256MB", "max_wal_size": "2GB", "max_connections": "200"}
+    with Server(durable=not short, settings=settings) as server:
         dsn = server.create_database("bench")
-        asyncio.run(_prepare(dsn, rows))
+        asyncio.run(_prepare(dsn, rows, MASS // (100 if short else 1)))
         with (
             _beside(dsn, _promise),
             _beside(dsn, _hear),
@@ -86,37 +117,68 @@ def run(*, short: bool) -> Report:
         ):
             for number in range(rounds):
                 # forwards and backwards, so that a drift of the machine favours nobody
-                for case in list(CASES) if number % 2 == 0 else reversed(CASES):
-                    table, statement = CASES[case]
-                    tps[case].append(_load(dsn, table, statement, seconds, rows))
+                for case in CASES if number % 2 == 0 else reversed(CASES):
+                    tps[str(case)].append(_load(dsn, case, seconds, rows))
                     db.execute("TRUNCATE listener.outbox")
                     db.execute("VACUUM")
-    return Report(
-        bench="capture",
-        rounds=tps,
-        figures=[
-            *(Figure(name=case, value=median(values), unit="tps") for case, values in tps.items()),
-            _ratio(tps, "listener, unrelated column", "no trigger, unrelated column", 0.97),
-            _ratio(tps, "listener, watched column", "no trigger, watched column", 0.6),
-            _ratio(tps, "listener, watched column", "NOTIFY each time, watched column", 2.5),
-        ],
-    )
+            mass = [_mass(dsn, db) for _ in range(1 if short else 5)]
+    none = "no trigger"
+    figures = [Figure(name=case, value=median(values), unit="tps") for case, values in tps.items()]
+    for clients, least in zip(CLIENTS, (0.65, 0.72, 0.70), strict=True):
+        ours, plain, theirs = (Case(table, WATCHED, clients) for table in ("watched", "plain", "notifying"))
+        figures.append(_ratio(f"watched column, {clients} clients : {none}", tps, ours, plain, least))
+        if clients == 16:
+            figures.append(_ratio("watched column, 16 clients : NOTIFY each time", tps, ours, theirs, 3.0))
+    unrelated, plain = Case("watched", UNRELATED), Case("plain", UNRELATED)
+    figures.append(_ratio(f"other column : {none}", tps, unrelated, plain, 0.97))
+    filtered, plain = Case("filtered", WATCHED), Case("plain", WATCHED)
+    figures.append(_ratio(f"`where` is false : {none}", tps, filtered, plain, 0.97))
+    slower, readers = (median(values) for values in zip(*mass, strict=True))
+    figures.append(Figure(name=f"UPDATE of {MASS:,} rows : {none}", value=slower, unit="x", most=4.0))
+    figures.append(Figure(name=f"readers beside it : beside {none}", value=readers, unit="x", least=0.9))
+    return Report(bench="capture", rounds=tps, figures=figures)
 
 
-def _ratio(tps: dict[str, list[float]], ours: str, theirs: str, least: float) -> Figure:
-    value = median(a / b for a, b in zip(tps[ours], tps[theirs], strict=True))
-    return Figure(name=f"{ours} : {theirs.split(',')[0]}", value=value, unit="x", least=least)
+def _ratio(name: str, tps: dict[str, list[float]], ours: Case, theirs: Case, least: float) -> Figure:
+    value = median(a / b for a, b in zip(tps[str(ours)], tps[str(theirs)], strict=True))
+    return Figure(name=name, value=value, unit="x", least=least)
 
 
-async def _prepare(dsn: str, rows: int) -> None:
+async def _prepare(dsn: str, rows: int, mass: int) -> None:
     settings = Settings(database_url=dsn)
+    more = ", ".join(f"note_{n} text NOT NULL DEFAULT 'note {n}'" for n in range(22))
+    tables = [TABLE.format(name=name, rows=rows) for name in TABLES]
+    tables += [MASS_TABLE.format(name=f"mass_{name}", rows=mass, more=more) for name in ("plain", "watched")]
     async with await connect(settings, "bench") as conn:
-        for name in TABLES:
-            for statement in TABLE.format(name=name, rows=rows).split(";\n"):
+        for statement in ";\n".join(tables).split(";\n"):
+            if statement.strip():
                 await conn.execute(statement.encode())
         await installation.install(conn, compile_rules(parse(RULES, "rules.yaml")), settings)
         assert await capture.unfinished(conn) == 0
         await conn.execute(NOTIFYING.encode())
+
+
+def _mass(dsn: str, db: Connection) -> tuple[float, float]:
+    """One UPDATE of all rows, with the trigger and without: its time as a ratio, and that of the reads beside it."""
+    seconds, reads = {}, {}
+    for table in ("mass_plain", "mass_watched"):
+        with _beside(dsn, partial(_read, table, done := [])):
+            began = monotonic()
+            db.execute(f"UPDATE public.{table} SET balance = balance - 1".encode())
+            seconds[table] = monotonic() - began
+        reads[table] = max(1, len(done)) / seconds[table]
+        db.execute("TRUNCATE listener.outbox")
+        db.execute(f"VACUUM public.{table}".encode())
+    return seconds["mass_watched"] / seconds["mass_plain"], reads["mass_watched"] / reads["mass_plain"]
+
+
+def _read(table: str, done: list[None], conn: Connection, over: threading.Event) -> None:
+    """Reads some rows again and again, noting each time."""
+    while not over.is_set():
+        first = Random(len(done)).randint(1, MASS)
+        query = f"SELECT count(*) FROM public.{table} WHERE id BETWEEN {first} AND {first + READ}"
+        conn.execute(query.encode())
+        done.append(None)
 
 
 @contextmanager
@@ -147,17 +209,17 @@ def _hear(conn: Connection, over: threading.Event) -> None:
             pass
 
 
-def _load(dsn: str, table: str, statement: str, seconds: float, rows: int) -> float:
+def _load(dsn: str, case: Case, seconds: float, rows: int) -> float:
     pgbench = find_binaries() / "pgbench"
     if not pgbench.exists():
-        return _load_with_psycopg(dsn, statement.replace("{table}", table), seconds, rows)
+        return _load_with_psycopg(dsn, case, seconds, rows)
     # pgbench counts in whole seconds
     length = ["-T", f"{seconds:.0f}"] if seconds >= 1 else ["-t", "10"]
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write(f"\\set id random(1, {rows})\n" + statement.format(table=table, id=":id") + "\n")
+        script.write(f"\\set id random(1, {rows})\n" + case.statement.format(table=case.table, id=":id") + "\n")
         script.flush()
         done = subprocess.run(
-            [str(pgbench), "-n", "-c", str(CLIENTS), "-j", "2", *length, "-f", script.name, dsn],
+            [str(pgbench), "-n", "-c", str(case.clients), "-j", "2", *length, "-f", script.name, dsn],
             capture_output=True,
             text=True,
             check=True,
@@ -167,19 +229,19 @@ def _load(dsn: str, table: str, statement: str, seconds: float, rows: int) -> fl
     return float(found[1])
 
 
-def _load_with_psycopg(dsn: str, statement: str, seconds: float, rows: int) -> float:
+def _load_with_psycopg(dsn: str, case: Case, seconds: float, rows: int) -> float:
     """The same from Python's threads, where there is no pgbench: slower, so that differences look smaller."""
     until = monotonic() + seconds
-    counts = [0] * CLIENTS
+    counts = [0] * case.clients
 
     def client(number: int) -> None:
         random = Random(number)
         with psycopg.connect(dsn, autocommit=True, cursor_factory=psycopg.ClientCursor) as conn:
             while monotonic() < until:
-                conn.execute(statement.format(id=random.randint(1, rows)).encode())
+                conn.execute(case.statement.format(table=case.table, id=random.randint(1, rows)).encode())
                 counts[number] += 1
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(case.clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
