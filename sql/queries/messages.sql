@@ -1,12 +1,15 @@
 -- name: lock_threads_by_name
 -- Makes the threads that are new (they are this transaction's own) and locks the others, in the order of their ids, so
--- that matcher and senders cannot deadlock.
+-- that matcher and senders cannot deadlock. Found first and then put in order: the order of all that wait would be looked
+-- through for it.
 WITH named AS (
     SELECT DISTINCT * FROM unnest(%(accounts)s::text[], %(names)s::text[]) AS n(account, name)
 ), made AS (
     INSERT INTO listener.thread (account, name) SELECT account, name FROM named ON CONFLICT DO NOTHING
 )
-SELECT t.id FROM listener.thread t JOIN named USING (account, name) ORDER BY t.id FOR UPDATE OF t;
+SELECT id FROM listener.thread
+ WHERE id = ANY (ARRAY(SELECT t.id FROM named n JOIN listener.thread t ON t.account = n.account AND t.name = n.name))
+ ORDER BY id FOR UPDATE;
 
 -- name: insert
 -- Unfinished messages of one batch, from a JSON array of rows in the order of their changes.

@@ -49,10 +49,13 @@ async def pages(conn: Connection, statement: bytes, args: dict[str, Any]) -> int
 
 
 async def touched(db: Connection) -> dict[str, int]:
-    """Pages that each statement of one lease and its settling looks at; nothing of it stays."""
+    """Pages that each statement looks at that queues 8 messages, leases 8 or settles them; nothing of it stays."""
     messages = load("messages")
     found: dict[str, int] = {}
     async with db.transaction(force_rollback=True):
+        batch = {"accounts": ["main"] * 8, "names": [f"bulk:{n}" for n in range(199_990, 199_998)]}
+        for name in ("lock_threads_by_name", "wake_threads_by_name"):
+            found[name] = await pages(db, messages[name], batch)
         for name in ("claim", "hush", "arm", "let_go", "next_look"):
             found[name] = await pages(db, messages[name], LEASE)
         armed = await (await db.execute("SELECT * FROM listener.message WHERE state = 'sending'")).fetchall()
@@ -77,7 +80,7 @@ async def touched(db: Connection) -> dict[str, int]:
     return found
 
 
-async def test_a_lease_and_its_settling_touch_only_what_they_take(database: str) -> None:
+async def test_matching_leasing_and_settling_touch_only_what_they_take(database: str) -> None:
     async with open_world(database) as world:
         await world.once()
         db = world.db
