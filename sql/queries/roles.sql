@@ -37,7 +37,7 @@ WITH wanted(kind, part, object, rights) AS (VALUES
     ('TABLE', 'daemon', 'replica', '{SELECT,INSERT,UPDATE,DELETE}'),
     ('TABLE', 'daemon', 'rule_minute', '{SELECT,INSERT,UPDATE,DELETE}'),
     ('TABLE', 'daemon', 'rules', '{SELECT,INSERT,UPDATE}'),
-    ('TABLE', 'daemon', 'suppression', '{SELECT}'),
+    ('TABLE', 'daemon', 'suppression', '{SELECT,INSERT,UPDATE,DELETE}'),
     ('TABLE', 'daemon', 'tally', '{SELECT,INSERT,DELETE}'),
     ('TABLE', 'daemon', 'thread', '{SELECT,INSERT,UPDATE,DELETE}'),
     ('TABLE', 'daemon', 'ticket_save', '{SELECT,INSERT,UPDATE,DELETE}'),
