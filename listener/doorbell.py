@@ -8,6 +8,7 @@ import asyncio
 import random
 from time import monotonic
 
+import psycopg
 import structlog
 
 from listener.database import LOST, Connection, Link, connect, cut
@@ -51,6 +52,7 @@ class Doorbell:
                 await asyncio.sleep(1 + random.random())
                 continue
             try:
+                conn.add_notify_handler(self._on_ring)
                 await conn.execute("LISTEN listener")
                 self.connected, self._said = True, self.deaf
                 self._conn, self._connected_at = conn, monotonic()
@@ -65,17 +67,20 @@ class Doorbell:
             await asyncio.sleep(0.2 + 0.8 * random.random())
 
     async def _hear(self, conn: Connection) -> None:
+        """Hears rings until the connection is lost."""
         while True:
-            async for _ in conn.notifies(timeout=HEARTBEAT):
-                self._heard_at = monotonic()
-                self.deaf = self._said = False
-                self.rung.set()
-            # notifies() ends as quietly on a dead peer as on a silent one: ask.
+            await _until_silent(conn, HEARTBEAT)
+            # A dead peer is as silent as one that has nothing to say: ask.
             timer = asyncio.get_running_loop().call_later(HEARTBEAT, cut, conn)
             try:
                 await conn.execute("SELECT 1", prepare=False)
             finally:
                 timer.cancel()
+
+    def _on_ring(self, _: psycopg.Notify) -> None:
+        self._heard_at = monotonic()
+        self.deaf = self._said = False
+        self.rung.set()
 
     async def self_test(self, link: Link) -> None:
         """Rings by way of `link` every so often; whether it was heard is found out at the next time."""
@@ -100,6 +105,38 @@ class Doorbell:
         if not self._said:
             self._said = True
             log.warning("listen_lost", error=describe(error), effect="looking once a second instead")
+
+
+async def _until_silent(conn: Connection, seconds: float) -> None:
+    """Takes in what the server sends by itself, for so long. Raises one of `LOST` when the connection is lost.
+
+    The event loop waits on the socket, so that silence costs nothing; psycopg's `notifies` wakes ten times a second.
+    """
+    loop, socket = asyncio.get_running_loop(), conn.fileno()
+    lost: asyncio.Future[None] = loop.create_future()
+
+    def take_in() -> None:
+        try:
+            conn.pgconn.consume_input()
+            while notification := conn.pgconn.notifies():
+                if conn.pgconn.notify_handler is not None:
+                    conn.pgconn.notify_handler(notification)
+        except LOST as error:
+            # At once: libpq has closed the socket, and the next connection may get its number.
+            loop.remove_reader(socket)
+            if not lost.done():
+                lost.set_exception(error)
+
+    loop.add_reader(socket, take_in)
+    try:
+        # what came together with the answer to an earlier statement
+        take_in()
+        await asyncio.wait([lost], timeout=seconds)
+        if lost.done():
+            lost.result()
+    finally:
+        if not lost.done():
+            loop.remove_reader(socket)
 
 
 class Promise:
