@@ -41,6 +41,8 @@ TAKES: dict[str, tuple[bool, Outcome | None]] = {
 # The usual answer is usual; what stops the account is rare, or nothing else would happen.
 STOPS = ["429", "locked out", "401", "a wrong address", "no connection"]
 ANSWERS = st.sampled_from(["ok", *(answer for answer in TAKES if answer not in STOPS)] * 4 + STOPS)
+# of a request whose answer comes late
+FIRST_ANSWERS = st.sampled_from(["ok", "ok", "ok", "the answer is lost", "nothing", "400", "too late for its slot"])
 TARGETS = st.sampled_from(
     [
         Target(scope=Scope.ALL),

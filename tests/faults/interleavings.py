@@ -21,6 +21,7 @@ from tests.faults.arena import MATCHERS, REPLICAS, SESSIONS, Arena, open_arena
 from tests.faults.choices import (
     ANSWERS,
     ENDS,
+    FIRST_ANSWERS,
     KIND,
     MATCHER,
     PICK,
@@ -247,19 +248,21 @@ class Interleavings(RuleBasedStateMachine):
             replica = ready[pick % len(ready)].replica
             self._settle([h for h in ready if h.replica == replica][:: -1 if backwards else 1][:count], 1 + twice)
 
-    @rule(pick=PICK, answers=st.tuples(ANSWERS, ANSWERS), backwards=st.booleans())
-    def overtakes(self, pick: int, answers: tuple[str, str], backwards: bool) -> None:
+    @rule(topic=TOPIC, replica=REPLICA, answers=st.tuples(FIRST_ANSWERS, ANSWERS), backwards=st.booleans())
+    def overtakes(self, topic: str, replica: int, answers: tuple[str, str], backwards: bool) -> None:
         """A message is sent anew while the answer to its first request is still on its way."""
-        open_ones = [h for h in self.held if not h.swept and h.permit.body.kind is not Kind.HOLD]
-        if not open_ones:
+        self.time_passes(70.0)
+        self._sweep()
+        self.writes_and_commits(topic, Kind.RESEND)
+        self._match(0, at_once=False)
+        first = next((h for h in self._lease(replica) if h.permit.body.kind is not Kind.HOLD), None)
+        if first is None:
             return
-        first = open_ones[pick % len(open_ones)]
-        if first.outcome is None:
-            self._send(first, answers[0])
+        self._send(first, answers[0])
         self.time_passes(70.0)
         self._sweep()
         self.time_passes(11.0)
-        second = next((h for h in self._lease((first.replica + 1) % REPLICAS) if _same(h, first)), None)
+        second = next((h for h in self._lease((replica + 1) % REPLICAS) if h.permit.body is first.permit.body), None)
         if second is not None:
             self._send(second, answers[1])
         for held in (second, first) if backwards else (first, second):
@@ -369,10 +372,6 @@ class Interleavings(RuleBasedStateMachine):
     def _check(self, *, over: bool) -> None:
         found = self.model.check(self.do(self.arena.messages()), over=over)
         assert not found, "\n".join(found)
-
-
-def _same(one: Held, other: Held) -> bool:
-    return one.permit.body is other.permit.body
 
 
 @contextmanager
