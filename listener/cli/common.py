@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import wraps
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from zoneinfo import ZoneInfo
@@ -30,13 +32,22 @@ rules_option = click.option(
 )
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed (the extra `fast`); None for asyncio's own."""
+    if find_spec("uvloop") is None:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    return factory
+
+
 def asynchronous(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     """Runs an async verb; what it raises on purpose becomes a line on stderr and an exit code."""
 
     @wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return asyncio.run(verb(*args, **kwargs))
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                return runner.run(verb(*args, **kwargs))
         except ListenerError as error:
             raise fail(str(error), error.exit_code) from None
         except BaseExceptionGroup as group:

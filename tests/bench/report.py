@@ -27,7 +27,7 @@ class Report:
     bench: str
     figures: list[Figure]
     rounds: dict[str, list[float]]
-    machine: dict[str, object] = field(default_factory=lambda: _machine())
+    machine: dict[str, object] = field(default_factory=lambda: machine())
 
     @property
     def good(self) -> bool:
@@ -41,5 +41,5 @@ class Report:
         return "\n".join(lines)
 
 
-def _machine() -> dict[str, object]:
+def machine() -> dict[str, object]:
     return {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "python": platform.python_version()}
