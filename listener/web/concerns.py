@@ -55,7 +55,9 @@ def concerns(
     def add(level: Level, text: str, link: str, **values: Any) -> None:
         found.append(Concern(level=level, text=text, link=link, values=values))
 
-    if not status["replicas"]:
+    if stuck:
+        add(Level.BAD, "c_stuck", "", part=", ".join(stuck), seconds=max(stuck.values()))
+    elif not status["replicas"]:
         add(Level.BAD, "c_no_replica", "")
     by_person = {pause["target"]: pause for pause in status["pauses"]}
     if (everything := by_person.get("everything")) is not None:
@@ -68,8 +70,6 @@ def concerns(
             add(Level.BAD, "c_account", "#accounts", account=name, reason=account["reason"])
     if (waited := status["outbox_oldest_s"]) is not None and waited > UNMATCHED:
         add(Level.BAD, "c_unmatched", "", n=status["outbox"], seconds=waited)
-    for part, seconds in stuck.items():
-        add(Level.BAD, "c_stuck", "", part=part, seconds=seconds)
     if new := status["capture_failures_new"]:
         add(Level.BAD, "c_capture", "#failures", n=new)
     if not status["rules"]["ok"]:
@@ -84,7 +84,7 @@ def concerns(
         add(Level.WARN, "c_held", "/messages?state=held", n=held)
     if rejected:
         add(Level.WARN, "c_rejected", "/messages?state=rejected&range=24h", n=rejected)
-    if lost := status["lost_replicas"]["n"]:
+    if (lost := status["lost_replicas"]["n"]) and status["replicas"]:
         add(Level.WARN, "c_lost", "", n=lost, at=status["lost_replicas"]["seen_at"])
     if status["deaf"]:
         add(Level.WARN, "c_deaf", "")

@@ -31,7 +31,10 @@ from listener.web.store import Store
 
 log = structlog.get_logger()
 
+# Seconds after which figures are asked for anew, and up to which whoever asks meanwhile is given the old ones: of those
+# who scrape often, nobody waits for the database.
 _FRESH = 5.0
+_OLD = 12.0
 # a database that does not answer in so long is shown as away; seconds
 _PATIENCE = 2.0
 _BY_PERSON = "person"
@@ -48,22 +51,30 @@ class Metrics:
         self._at = float("-inf")
         self._text = b""
         self._asking: asyncio.Task[Mapping[str, Any] | None] | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def close(self, _app: web.Application) -> None:
-        if self._asking is not None:
-            await asyncio.wait([self._asking])
+        if running := [task for task in (self._writing, self._asking) if task is not None]:
+            await asyncio.wait(running)
 
     async def page(self, _request: web.Request) -> web.Response:
-        if monotonic() - self._at > _FRESH:
-            figures = await self._figures()
-            self._text = exposition(_fleet(figures, self._mode), _process(self._health))
-            self._at = monotonic()
+        age = monotonic() - self._at
+        if age > _FRESH and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._write(), name="metrics")
+        if age > _OLD and self._writing is not None:
+            # whoever hangs up must not end it for the others
+            await asyncio.shield(self._writing)
         return web.Response(body=self._text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _write(self) -> None:
+        figures = await self._figures()
+        self._text = exposition(_fleet(figures, self._mode), _process(self._health))
+        self._at = monotonic()
 
     async def _figures(self) -> Mapping[str, Any] | None:
         # Waited for, never cancelled: a query that is cancelled asks the very server that does not answer.
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask(), name="metrics")
+            self._asking = asyncio.create_task(self._ask(), name="metrics figures")
         await asyncio.wait([self._asking], timeout=_PATIENCE)
         return self._asking.result() if self._asking.done() else None
 

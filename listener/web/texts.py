@@ -155,7 +155,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "The database's signal is not heard, so it is looked at once a second: messages may be a second late.",
     ),
     "c_notify_queue": (
-        "Hàng đợi NOTIFY của máy chủ cơ sở dữ liệu đã đầy {percent}%: có phiên không chịu đọc; đầy hẳn thì NOTIFY sẽ lỗi.",
+        "Hàng đợi NOTIFY của máy chủ cơ sở dữ liệu đã đầy {percent}%: có phiên không đọc; đầy hẳn thì NOTIFY sẽ lỗi.",
         "The database server's NOTIFY queue is {percent}% full: some session does not read it; full, a NOTIFY fails.",
     ),
     "c_muted": (

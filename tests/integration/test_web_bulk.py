@@ -58,7 +58,7 @@ async def test_what_a_mistake_made_is_cancelled_at_once(erp_database: str) -> No
 
 async def test_those_that_were_refused_or_unclear_are_sent_again(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world) as somebody:
-        world.gateway.add_fault(Fault(action=Answer(status=400, body={"message": "no credit"}), content="bad", times=2))
+        world.gateway.add_fault(Fault(action=Answer(status=400, message="no credit"), content="bad", times=2))
         world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), content="lost", times=1))
         await world.notes([("a", "bad 1"), ("b", "bad 2"), ("c", "lost"), ("d", "fine")])
         await world.note("e", "landline", phone="024 3825 1234")

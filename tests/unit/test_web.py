@@ -180,7 +180,7 @@ def test_what_a_person_should_see_is_named_worst_first() -> None:
     )
     found = concerns(now, 7, gaps=["create trigger x"], stuck={"match": 25.0})
     assert " ".join(c.text for c in found) == (
-        "c_gap c_stuck c_capture c_brake c_paused c_unknown c_held c_rejected c_lost c_deaf c_notify_queue c_muted"
+        "c_stuck c_gap c_capture c_brake c_paused c_unknown c_held c_rejected c_lost c_deaf c_notify_queue c_muted"
     )
     for lang, words in (("vi", ("Số điện thoại 091***678", "đã hết thời gian")), ("en", ("Phone", "25 s", "1 held m"))):
         told = " ".join(page.said(concern, lang) for concern in found)
