@@ -12,6 +12,7 @@ from time import monotonic
 import psycopg
 
 from listener.database import connect
+from listener.errors import OutOfReachError
 from listener.simulator.gateway import GatewaySettings
 from listener.simulator.postgres import Server
 from tests.faults.checker import Acceptance, Attempt, Evidence, Message, broken
@@ -143,6 +144,17 @@ class Bench:
         await asyncio.sleep(seconds)
         await asyncio.to_thread(self.server.start)
         await self.reconnect()
+
+    async def comes_back(self) -> None:
+        """Waits until the server takes connections again, and makes a new one for the bench itself."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await self.reconnect()
+                    await self.world.one("SELECT 1 AS n")
+                    return
+                except (OutOfReachError, psycopg.OperationalError):
+                    await asyncio.sleep(0.05)
 
     async def reconnect(self) -> None:
         """A new connection for the bench itself."""

@@ -20,6 +20,7 @@ async def outcomes(world: World, text: str) -> list[str]:
     return [attempt["outcome"] for attempt in await world.attempts() if attempt["text"] == text]
 
 
+@pytest.mark.timeout(900 if ROUNDS > 3 else 120)
 async def test_a_result_whose_commit_was_not_confirmed_is_written_again(erp_database: str) -> None:
     async with open_world(erp_database) as world, Proxy.to_database(erp_database) as proxy:
         async with world.service(database_url=proxy.dsn):
@@ -39,6 +40,7 @@ async def test_a_result_whose_commit_was_not_confirmed_is_written_again(erp_data
         assert {row["attempts"] for row in await world.messages()} == {1}
 
 
+@pytest.mark.timeout(900 if ROUNDS > 3 else 120)
 @pytest.mark.parametrize("of", [LEASE, MATCH])
 async def test_a_lease_whose_commit_was_not_confirmed_is_given_back(erp_database: str, of: str) -> None:
     async with open_world(erp_database) as world, Proxy.to_database(erp_database) as proxy:
@@ -84,6 +86,7 @@ async def test_a_lease_whose_commit_comes_through_late_is_given_back(erp_databas
         assert world.arrived() == ["warm-up", "text"]
 
 
+@pytest.mark.timeout(1800 if ROUNDS > 3 else 120)
 async def test_a_servers_habit_of_lazy_commits_sends_nothing_twice(crashable: Server, crashable_database: str) -> None:
     arrived = asyncio.Event()
 
@@ -98,7 +101,7 @@ async def test_a_servers_habit_of_lazy_commits_sends_nothing_twice(crashable: Se
         conn.execute("SELECT pg_reload_conf()")
     try:
         async with open_world(crashable_database, on_request=crash) as world:
-            for n in range(ROUNDS if ROUNDS > 3 else 1):
+            for n in range(2 * ROUNDS if ROUNDS > 3 else 1):
                 victim = await world.replica()
                 arrived.clear()
                 await world.note(f"order {n}", f"text {n}")

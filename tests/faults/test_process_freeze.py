@@ -1,11 +1,16 @@
 """F05, F06: replicas that stand still and come back."""
 
 import asyncio
+import os
+import random
 import signal
 from dataclasses import replace
 
+import pytest
+
 from listener.simulator.gateway import Delay, Fault
-from tests.faults.bench import open_bench
+from tests.faults.bench import OURS, open_bench
+from tests.faults.test_soak import LONG
 from tests.support.proxy import Mode, Proxy
 from tests.support.world import open_world
 
@@ -14,7 +19,10 @@ HTTP_TIMEOUT = 1.0
 DEADLINE = 3.0
 
 
+@pytest.mark.timeout(1200 if LONG else 120)
 async def test_a_zombie_sends_nothing_twice(erp_database: str) -> None:
+    """Frozen for longer than others wait before they give its permits up; in long runs for three times as long."""
+    rng = random.Random(5)
     async with (
         open_bench(erp_database, keys=6, http_timeout=HTTP_TIMEOUT, latency=0.3) as bench,
         bench.fleet(3) as fleet,
@@ -24,8 +32,9 @@ async def test_a_zombie_sends_nothing_twice(erp_database: str) -> None:
         stopping = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(bench.erp.run(6, stopping))
-            await asyncio.sleep(0.5)
-            await bench.freeze(fleet[0], DEADLINE * 1.5)
+            for _ in range(50 if LONG else 1):
+                await asyncio.sleep(rng.uniform(0.3, 1.5))
+                await bench.freeze(rng.choice(fleet), DEADLINE * (3 if LONG else 1.5))
             stopping.set()
         found = await bench.verdict()
         assert sum(m.state == "accepted" for m in found.messages) > len(found.messages) / 2
@@ -54,16 +63,26 @@ async def test_an_answer_that_was_seen_counts_even_after_the_sweep(erp_database:
         assert world.arrived() == ["warm-up", "late"]
 
 
+@pytest.mark.timeout(1200 if LONG else 120)
 async def test_replicas_that_wake_together_keep_the_pace(erp_database: str) -> None:
-    async with open_bench(erp_database, keys=45) as bench:
+    """300 wait, slots are reserved; in every other round the server's processes stand still with them."""
+    rounds, seconds = (20, 20.0) if LONG else (2, 1.0)
+    async with open_bench(erp_database, keys=300 if LONG else 45) as bench:
         fleet = [await bench.world.replica() for _ in range(3)]
-        await bench.erp.write_each_key()
-        await bench.world.gateway.wait_for(5)
-        for _ in range(2):
+        for number in range(rounds):
+            if LONG or number == 0:
+                await bench.erp.write(max(0, len(bench.erp.keys) - await bench.backlog()))
+            await bench.world.gateway.wait_for(len(bench.world.arrived()) + 5)
+            backends = await bench.world.rows(f"SELECT pid FROM pg_stat_activity WHERE {OURS}") if number % 2 else []
             for replica in fleet:
                 replica.signal(signal.SIGSTOP)
-            await asyncio.sleep(1.0)
+            for row in backends:
+                os.kill(row["pid"], signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            for row in backends:
+                os.kill(row["pid"], signal.SIGCONT)
             for replica in fleet:
                 replica.signal(signal.SIGCONT)
             await asyncio.sleep(1.0)
-        await bench.verdict()
+        found = await bench.verdict()
+        assert found.refusals == 0
