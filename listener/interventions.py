@@ -210,18 +210,17 @@ async def _plan(
 
 
 async def _explain(conn: Connection, verb: Verb, ids: Sequence[int], deed: Deed) -> None:
-    """A reason for each message that was left as it was, and for each that a pause stopped again."""
+    """A reason for each message that was left as it was. (One that a pause holds from now on was not: it goes then.)"""
     rows = await (await conn.execute(SQL["standing"], {"ids": list(ids)})).fetchall()
     standing = {row["id"]: row for row in rows}
     for number in ids:
         row = standing.get(number)
         if row is None:
             deed.skipped.setdefault(number, "there is no such message")
-        elif deed.done.get(number) is State.HELD and row["paused"]:
-            del deed.done[number]
-            deed.skipped[number] = "a pause holds it: `listener resume` lets it go"
         elif number not in deed.done:
-            deed.skipped.setdefault(number, _why_not(verb, State(row["state"])))
+            paused = row["paused"] and verb is not Verb.CANCEL
+            why = "a pause holds it: `listener resume` lets it go" if paused else _why_not(verb, State(row["state"]))
+            deed.skipped.setdefault(number, why)
 
 
 def _why_not(verb: Verb, state: State) -> str:

@@ -33,12 +33,12 @@ UPDATE listener.thread t
  WHERE t.id = x.id AND x.id = ANY(%(threads)s::bigint[]) AND t.lease IS NULL;
 
 -- name: retry
--- Once more, now, with its time to live begun anew.
+-- Once more, now, with its time to live begun anew. What a pause holds stays with it; what is unclear comes to it.
 UPDATE listener.message m
    SET state = 'waiting', held_by = NULL, reason = %(note)s, due_at = clock_timestamp(), looks = 0, look_at = NULL,
        expires_at = clock_timestamp() + coalesce(make_interval(secs => (%(lives)s::jsonb ->> m.rule)::float8),
                                                  greatest(m.expires_at - m.created_at, interval '1 hour'))
- WHERE m.id = ANY(%(ids)s::bigint[]) AND m.state IN ('unknown', 'held')
+ WHERE m.id = ANY(%(ids)s::bigint[]) AND m.state IN ('unknown', 'held') AND m.held_by IS NULL
    AND NOT EXISTS (SELECT FROM listener.suppression s WHERE s.phone = m.phone)
 RETURNING m.id, m.state;
 
@@ -122,7 +122,7 @@ RETURNING id, state;
 
 -- name: release
 UPDATE listener.message SET state = 'waiting', held_by = NULL, reason = %(note)s
- WHERE id = ANY(%(ids)s::bigint[]) AND state = 'held'
+ WHERE id = ANY(%(ids)s::bigint[]) AND state = 'held' AND held_by IS NULL
 RETURNING id, state;
 
 -- name: release_brakes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from listener.simulator.gateway import Answer, Fault
+from listener.simulator.gateway import Answer, Break, Fault, Moment
 from tests.integration.test_interventions import say, state, world_with_gate
 from tests.support.world import PHONE, World, open_world, rules_text
 
@@ -148,6 +148,25 @@ async def test_a_message_that_two_pauses_stop_waits_for_both(erp_database: str) 
                 await say(world, "resume", *target)
             await world.settled()
             await world.until("SELECT state = 'accepted' FROM listener.messages")
+
+
+async def test_a_retry_under_a_pause_is_one_decision_that_the_resume_carries_out(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER)))
+        await world.note("a", "one")
+        async with world.service():
+            await world.settled()
+            await say(world, "pause", "--rule", "note", "--reason", "r")
+            number = (await world.one("SELECT id FROM listener.message WHERE state = 'unknown'"))["id"]
+            assert (await say(world, "retry", number, "-o", "json")).json["changed"] == 1
+            again = await say(world, "retry", number)
+            assert (again.code, "a pause holds it" in again.err) == (1, True)
+            assert world.arrived() == ["one"]
+            await say(world, "resume", "--rule", "note")
+            await world.until("SELECT state = 'accepted' FROM listener.messages")
+        assert world.arrived() == ["one", "one"]
+        audit = await world.rows("SELECT count FROM listener.audit WHERE verb = 'retry' ORDER BY id")
+        assert [row["count"] for row in audit] == [1, 0]
 
 
 async def test_nothing_of_a_paused_rule_begins_after_pause_has_returned(erp_database: str) -> None:
