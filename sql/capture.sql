@@ -14,13 +14,12 @@
 -- that somebody uses it. `listener db uninstall`, or DROP TRIGGER, frees it.
 
 -- name: body
-DECLARE
-    -- SET LOCAL listener.mute = 'reason' keeps a transaction's changes out of the normal flow.
-    mute constant pg_catalog.text := pg_catalog.current_setting('listener.mute', true);{declare}
+{declare}
 BEGIN{moved}{guard}
-    IF mute OPERATOR(pg_catalog.<>) '' THEN
+    -- SET LOCAL listener.mute = 'reason' keeps a transaction's changes out of the normal flow.
+    IF pg_catalog.current_setting('listener.mute', true) OPERATOR(pg_catalog.<>) '' THEN
         INSERT INTO listener.muted (watch, op, key, old, new, reason)
-        VALUES ({watch}, {op}, {key}, {old}, {new}, mute);
+        VALUES ({watch}, {op}, {key}, {old}, {new}, pg_catalog.current_setting('listener.mute'));
         RETURN NULL;
     END IF;
     INSERT INTO listener.outbox (watch, op, key, old, new)
@@ -68,7 +67,7 @@ EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 
 -- name: declare_moved
-
+DECLARE
     op text := lower(TG_OP);
     -- The row that a move took out of its old partition, between the DELETE and the INSERT that the move consists of.
     left_behind constant text := nullif(current_setting({left}, true), '');

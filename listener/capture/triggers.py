@@ -178,7 +178,7 @@ class _Generator:
             key=self._side("key"),
             old=self._side("old"),
             new=self._side("new"),
-            declare=self._piece("declare_moved", left=left) if self.table.moved_by else nothing,
+            declare=sql.SQL(self._render("declare_moved", left=left)) if self.table.moved_by else nothing,
             moved=self._piece("moved", **moved) if self.table.moved_by else nothing,
             guard=self._piece("guard", where=self._function_where()) if self._guarded else nothing,
             ring=self._piece("ring", late=sql.SQL(self._render("late"))) if self.doorbell else nothing,
