@@ -75,7 +75,7 @@ def make_app(settings: Settings, health: Health | None = None) -> web.Applicatio
     app.router.add_post("/language", _language)
     messages, message = Messages(store), OneMessage(settings, store)
     app.router.add_get("/messages", messages.page)
-    app.router.add_get("/messages.csv", messages.export)
+    app.router.add_get("/messages.csv", messages.export, allow_head=False)
     bulk = Bulk(settings, store)
     app.router.add_get("/messages/bulk/{verb}", bulk.ask)
     app.router.add_post("/messages/bulk/{verb}", bulk.do)
