@@ -23,7 +23,7 @@ _FILE = re.compile(r"(\d{4})_\w+\.sql")
 # Any number will do, as long as it is ours alone.
 _LOCK = 7_466_382_153
 # Whoever waits for a lock holds up all who come later; the triggers give up after 200 ms. So: briefly, and often.
-_LOCK_TIMEOUT = "100ms"
+LOCK_TIMEOUT = "100ms"
 _TRIES = 20
 
 
@@ -95,7 +95,7 @@ async def migrate(conn: Connection) -> list[Migration]:
 
 async def _run(conn: Connection, migration: Migration) -> None:
     """In one round trip, so that no lock is held for as long as this process may be kept waiting."""
-    text = f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}';\n{script([migration])}"
+    text = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';\n{script([migration])}"
     for attempt in range(1, _TRIES + 1):
         try:
             await conn.execute(text.encode(), prepare=False)

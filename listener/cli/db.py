@@ -189,8 +189,10 @@ async def print_sql(rules_path: Path | None, daemon_role: str | None, reader_rol
     if not todo and not steps:
         click.echo("-- nothing to do: the database is as the rules want it")
         return
-    # A trigger's lock makes every later writer of its table wait behind it.
-    click.echo("BEGIN;\nSET LOCAL lock_timeout = '5s';\nSET LOCAL search_path = pg_catalog, pg_temp;\n")
+    # A trigger's lock makes every later writer of its table wait behind it; one on the outbox loses what they capture.
+    upgrade = bool(todo) and todo[0].number > 1
+    timeout = migrations.LOCK_TIMEOUT if upgrade else "5s"
+    click.echo(f"BEGIN;\nSET LOCAL lock_timeout = '{timeout}';\nSET LOCAL search_path = pg_catalog, pg_temp;\n")
     click.echo(migrations.script(todo))
     for step in steps:
         click.echo(f"{step.statement.rstrip(';')};\n")

@@ -257,6 +257,13 @@ def test_a_newer_or_changed_schema_is_not_touched(owner: Owner) -> None:
     assert result.exit_code == 1 and "is not the one of this program" in result.output
 
 
+def test_an_upgrade_by_hand_waits_for_no_lock_for_as_long_as_the_triggers_do(owner: Owner) -> None:
+    assert "lock_timeout = '5s'" in owner.listener("db", "sql").stdout
+    assert owner.listener("db", "install").exit_code == 0
+    owner.sql("DELETE FROM listener.migration WHERE number = (SELECT max(number) FROM listener.migration)")
+    assert "lock_timeout = '100ms'" in owner.listener("db", "sql").stdout
+
+
 def test_no_database_is_exit_code_4(owner: Owner) -> None:
     nowhere = "host=127.0.0.1 port=1 dbname=x user=y password=geheim"
     for verb in ("plan", "install", "verify", "uninstall", "sql"):

@@ -60,6 +60,8 @@ def settings_of(settings: Settings, role: str) -> Settings:
 async def install_roles(world: World, *, daemon: str | None = DAEMON, reader: str | None = READER) -> None:
     """Gives the parts of the daemon and a reader to roles that can connect."""
     make_roles(world.settings.database_url, *filter(None, (daemon, reader)))
+    # Before PostgreSQL 15 everybody could make tables there.
+    await world.db.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     rules = compile_rules(parse(world.settings.rules.read_text(encoding="utf-8"), "rules.yaml"))
     await installation.install(world.db, rules, world.settings, daemon_role=daemon, reader_role=reader)
 

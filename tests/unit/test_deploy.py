@@ -17,6 +17,9 @@ from tests.support import unit
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+GUIDE = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+# Vietnamese, English
+HALVES = GUIDE.split("\n---\n")
 # out of ten; systemd calls what is below 2 well protected
 EXPOSURE = 2.0
 
@@ -87,3 +90,42 @@ def test_the_image_runs_as_nobody_in_particular_and_asks_after_its_health() -> N
     assert check in main.list_commands(None)  # type: ignore[arg-type]
     (default,) = re.findall(r'^CMD \["(\w+)"\]$', final, re.MULTILINE)
     assert default == "run"
+
+
+def test_the_guide_says_the_same_in_both_languages() -> None:
+    assert len(HALVES) == 2
+    counts = [
+        [len(re.findall(pattern, half, re.MULTILINE)) for pattern in (r"^## \d+\. ", r"^```sh$", r"^\| ", r"^ *\d+\. ")]
+        for half in HALVES
+    ]
+    assert counts[0] == counts[1]
+    # The same commands, but for what is told in words: made-up names and what comes after a #.
+    commands = [
+        [re.sub(r"\s+#.*|MAT_KHAU|PASSWORD|TOKEN_CUA_CARESOFT|THE_TOKEN_FROM_CARESOFT", "", c) for c in _shell(half)]
+        for half in HALVES
+    ]
+    assert commands[0] == commands[1]
+
+
+def test_the_guide_names_every_alarm_and_no_verb_file_or_setting_that_is_not_there() -> None:
+    alarms = re.findall(r"alert: (\w+)", (ROOT / "deploy" / "alerts.yml").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for half in HALVES:
+        assert re.findall(r"^\| `(Listener\w+)` \|", half, re.MULTILINE) == alarms
+        said = [*_shell(half), *re.findall(r"`([^`\n]*)`", half)]
+        verbs = {m[1] for line in said if (m := re.match(r"(?:.*&& |LISTENER_\S+ )?listener ([a-z]+)", line))}
+        assert len(verbs) >= 10
+        assert verbs <= {*main.list_commands(None)}, verbs  # type: ignore[arg-type]
+        for name in set(re.findall(r"LISTENER_[A-Z_]+[A-Z]", half)):
+            assert name.removesuffix("_FILE") in readme, name
+    for link in re.findall(r"\]\((\.\./[^)#]+)", GUIDE):
+        assert (ROOT / "deploy" / link).exists(), link
+
+
+def _shell(text: str) -> list[str]:
+    """The lines of all blocks of commands."""
+    return [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
