@@ -86,7 +86,13 @@ def make_app(settings: Settings, health: Health | None = None) -> web.Applicatio
     hand = Interventions(settings, store)
     app.router.add_get("/interventions", hand.page)
     app.router.add_get("/audit", hand.audit)
-    for verb, deed in (("pause", hand.pause), ("resume", hand.resume), ("release", hand.release), ("seen", hand.seen)):
+    for verb, deed in (
+        ("pause", hand.pause),
+        ("resume", hand.resume),
+        ("release", hand.release),
+        ("release-muted", hand.release_muted),
+        ("seen", hand.seen),
+    ):
         app.router.add_post(f"/interventions/{verb}", deed)
     rules = RulePages(settings, store)
     app.router.add_get("/rules", rules.page)

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from listener import accounts, overview, pauses, phones
 from listener.errors import ListenerError
-from listener.interventions import Verb, act, candidates
+from listener.interventions import Verb, act, candidates, muted, release_muted
 from listener.pauses import Scope, Target
 from listener.settings import Settings
 from listener.web.access import SESSION, Session
@@ -76,6 +76,14 @@ class Interventions:
             deed = await act(conn, self._settings, Verb.RELEASE, ids, by=session.who, reason=reason, filters=filters)
         return _back(f"released={len(deed.done)}")
 
+    async def release_muted(self, request: web.Request) -> web.StreamResponse:
+        """Lets the changes go their way that `listener.mute` kept out."""
+        session, form = await _deed(request)
+        reason = form.get("reason", "").strip()[:300] or None
+        async with self._store.acting() as conn:
+            released = await release_muted(conn, None, by=session.who, reason=reason)
+        return _back(f"unmuted={released}")
+
     async def seen(self, request: web.Request) -> web.StreamResponse:
         """A person has taken note of the captures that failed, up to the count that they were shown."""
         session, form = await _deed(request)
@@ -101,15 +109,19 @@ class Interventions:
         async with self._store.reading() as conn:
             now = await pauses.pauses(conn)
             brakes = await overview.brakes(conn)
+            kept_out = await muted(conn, None)
             names = [row["name"] for row in await accounts.all_accounts(conn)]
             rules = await overview.rules_in_force(conn)
-        done = next(((k, request.query[k]) for k in ("paused", "resumed", "released") if k in request.query), None)
+        done = next(
+            ((k, request.query[k]) for k in ("paused", "resumed", "released", "unmuted") if k in request.query), None
+        )
         return render(
             request,
             "interventions.html",
             code=400 if fault else 200,
             pauses=now,
             brakes=brakes,
+            muted=kept_out,
             accounts=names,
             rules=sorted(rules.rules.rules) if rules else [],
             spans=list(SPANS),

@@ -415,6 +415,17 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "done_paused": ("Đã tạm dừng; {n} tin được giữ lại.", "Paused; messages held: {n}."),
     "done_resumed": ("Đã cho chạy lại; {n} tin được gửi tiếp.", "Resumed; messages that go on: {n}."),
     "done_released": ("Đã thả; {n} tin được gửi tiếp.", "Released; messages that go on: {n}."),
+    "muted_hint": (
+        "Một đợt nhập dữ liệu đã tắt tiếng chúng (listener.mute). Nếu đợt đó không cần gửi tin thì không phải làm gì.",
+        "An import kept them out (listener.mute). If it was to send nothing, nothing needs to be done.",
+    ),
+    "muted_n": ("{n} thay đổi", "Changes: {n}"),
+    "muted_ask": (
+        "Cho {n} thay đổi này đi tiếp như bình thường? Tin của chúng sẽ được gửi.",
+        "Let these changes ({n}) go their normal way? Their messages will be sent.",
+    ),
+    "done_unmuted": ("{n} thay đổi đi tiếp.", "Changes that go on: {n}."),
+    "v_release muted": ("thả tắt tiếng", "release muted"),
     "brakes": ("Quy tắc bị hãm", "Brakes"),
     "brake_held": ("{n} tin đang giữ", "messages held: {n}"),
     "brake_release": ("Thả hãm", "Release"),

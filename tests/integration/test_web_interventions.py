@@ -64,6 +64,21 @@ async def test_a_brake_is_released_with_what_it_held(erp_database: str) -> None:
         assert "meant so" in (await somebody.get("/audit")).text
 
 
+async def test_muted_changes_are_let_go(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        async with world.db.transaction():
+            await world.db.execute("SET LOCAL listener.mute = 'import'")
+            await world.note("a", "one")
+        assert "1 thay đổi" in html.unescape((await somebody.get("/interventions")).text)
+        assert world.arrived() == []
+        done = await somebody.post("/interventions/release-muted", {"reason": "meant so"})
+        assert done.headers["Location"] == "/interventions?unmuted=1"
+        await world.settled()
+        assert world.arrived() == ["one"]
+        assert "thả tắt tiếng" in html.unescape((await somebody.get("/audit")).text)
+        assert "tắt tiếng" not in html.unescape((await somebody.get("/interventions")).text)
+
+
 async def test_those_who_may_only_look_can_pause_nothing(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world, VIEW) as somebody:
         await world.db.execute(

@@ -3,6 +3,7 @@
 import re
 from urllib.parse import quote
 
+import pytest
 from psycopg.types.json import Jsonb
 
 from listener.simulator.gateway import Answer, Fault
@@ -19,6 +20,7 @@ HOSTILE = (
 NOT_PAGES = {"/live", "/messages.csv", "/metrics", "/static", "/rules/note/replay/x"}
 
 
+@pytest.mark.faults
 async def test_nothing_that_strangers_write_runs_on_any_page(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         world.use_rules(world.settings.rules.read_text().replace('text: "{{ new.body }}"', f"text: {HOSTILE_RULE}"))

@@ -7,6 +7,7 @@ import pytest
 from listener.simulator.gateway import Break, Fault, Moment
 from tests.pages.conftest import Visit, visit
 from tests.support.browser import ADMIN, VIEW
+from tests.support.proxy import Mode, Proxy
 from tests.support.world import World, open_world, rules_text
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> {{7*7}} javascript:alert(3) " + "W" * 300
@@ -131,6 +132,29 @@ async def test_works_when_the_stream_is_cut_and_says_so(erp_database: str) -> No
             await seen.page.wait_for_selector("#cut", state="hidden", timeout=20_000)
             # htmx tells the console of every cut
             seen.wrong[:] = [w for w in seen.wrong if not w.startswith("console:")]
+
+
+@pytest.mark.faults
+async def test_figures_of_a_database_that_is_gone_are_not_taken_for_new(erp_database: str) -> None:
+    async with (
+        Proxy.to_database(erp_database) as proxy,
+        open_world(erp_database) as world,
+        world.service(**SERVICE, database_url=proxy.dsn) as service,
+        visit(service.address) as seen,
+    ):
+        await business(world)
+        await seen.login()
+        proxy.switch(Mode.RESET)
+        await seen.page.wait_for_selector("#stale:has-text('Cơ sở dữ liệu không trả lời')", timeout=30_000)
+        assert await seen.page.locator("#live.stale").count() == 1
+        await seen.photograph("stale")
+        await seen.open("/messages")
+        await seen.photograph("without-database")
+        assert "Không SMS nào được gửi" in await seen.page.inner_text("main")
+        proxy.switch(Mode.PASS)
+        # the page comes back by itself
+        await seen.page.wait_for_selector(".list", timeout=30_000)
+        seen.wrong[:] = [w for w in seen.wrong if "503" not in w]
 
 
 async def test_pauses_and_resumes_by_keyboard_alone(erp_database: str) -> None:
