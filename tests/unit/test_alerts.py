@@ -150,6 +150,14 @@ def test_every_fault_that_metrics_tell_of_has_an_alarm_or_a_panel() -> None:
     assert METRICS.keys() - alarmed - drawn == {"listener_ready"}
 
 
+def test_every_metric_is_named_in_the_readme() -> None:
+    readme = (DEPLOY.parent / "README.md").read_text(encoding="utf-8")
+    named = set(
+        re.findall(r"`(listener_\w+)(?:\{[^}]*\})?`", readme.split("Metrics, for Prometheus:")[1].split("\n## ")[0])
+    )
+    assert named == METRICS.keys()
+
+
 def test_the_dashboards_panels_stand_beside_each_other() -> None:
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
