@@ -67,3 +67,11 @@ def gateway_faults(seed: int, share: float) -> Sequence[Fault]:
         Fault(action=action, probability=share / len(actions), seed=seed * 100 + number, times=None)
         for number, action in enumerate(actions)
     ]
+
+
+def slow_answers(seed: int) -> Sequence[Fault]:
+    """Faults that make of a gateway that answers at once one that takes from almost nothing to 1.5 s, each as often."""
+    return [
+        Fault(action=Delay(seconds=seconds), probability=0.2, seed=seed * 100 + 50 + number, times=None)
+        for number, seconds in enumerate((0.2, 0.4, 0.9, 1.4))
+    ]

@@ -23,7 +23,7 @@ async def soak(server: Server, dsn: str, seed: int, seconds: float, keys: int = 
     print(f"\nsoak with seed {seed} for {seconds:g} s")
     print("\n".join(map(str, steps)))
     async with (
-        open_bench(dsn, server=server, seed=seed, keys=keys, latency=0.4, http_timeout=2.0) as bench,
+        open_bench(dsn, server=server, seed=seed, keys=keys, latency=0.1, http_timeout=2.0) as bench,
         bench.fleet(REPLICAS),
     ):
         # Each thread has its ticket before the first unclear answer: nothing waits for one on purpose.
@@ -35,7 +35,7 @@ async def soak(server: Server, dsn: str, seed: int, seconds: float, keys: int = 
 
 
 async def _chaos(bench: Bench, seed: int, steps: Sequence[plan.Step], seconds: float) -> None:
-    for fault in plan.gateway_faults(seed, MISBEHAVIOUR):
+    for fault in (*plan.gateway_faults(seed, MISBEHAVIOUR), *plan.slow_answers(seed)):
         bench.world.gateway.add_fault(fault)
     stopping, began = asyncio.Event(), monotonic()
     async with asyncio.TaskGroup() as tasks:

@@ -18,7 +18,7 @@ HANG = Fault(action=Break(moment=Moment.BEFORE_EFFECT, ending=Ending.HANG), time
 
 async def test_a_polite_stop_finishes_what_is_on_its_way(erp_database: str) -> None:
     async with open_world(erp_database) as world:
-        world.gateway.add_fault(Fault(action=Delay(seconds=1.0), times=8))
+        world.gateway.add_fault(Fault(action=Delay(seconds=2.0), times=8))
         replica = await world.replica()
         await world.notes([(f"topic {n}", f"note {n}") for n in range(8)])
         await world.gateway.wait_until(lambda state: len(state.requests) == 8)
@@ -73,8 +73,9 @@ async def test_a_stop_while_the_gateway_hangs_is_bounded(erp_database: str) -> N
         assert await world.states() == {"note": "unknown"}
 
 
+@pytest.mark.parametrize("refuses", [True, False], ids=["refuses", "is a black hole"])
 @pytest.mark.parametrize("idle", [True, False], ids=["idle", "with an answer to write down"])
-async def test_a_stop_while_the_database_is_a_black_hole_is_bounded(erp_database: str, idle: bool) -> None:
+async def test_a_stop_while_the_database_is_away_is_bounded(erp_database: str, idle: bool, refuses: bool) -> None:
     async with open_world(erp_database, http_timeout=1.0) as world, Proxy.to_database(erp_database) as proxy:
         world.settings = replace(world.settings, database_url=proxy.dsn)
         world.gateway.add_fault(Fault(action=Delay(seconds=0.5), times=None))
@@ -82,7 +83,11 @@ async def test_a_stop_while_the_database_is_a_black_hole_is_bounded(erp_database
         if not idle:
             await world.note("topic", "note")
             await world.gateway.wait_until(lambda state: len(state.requests) == 1)
-        proxy.switch(Mode.HOLD)
+        if refuses:
+            proxy.refusing = True
+            proxy.cut()
+        else:
+            proxy.switch(Mode.HOLD)
         await asyncio.sleep(1.0)
         began = monotonic()
         await replica.stop()

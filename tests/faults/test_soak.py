@@ -19,7 +19,7 @@ async def test_every_promise_holds_under_random_faults(
     crashable: Server, crashable_database: str, seed: int | None
 ) -> None:
     chosen = random.randrange(1_000_000) if seed is None else seed
-    found = await soak(crashable, crashable_database, chosen, SECONDS)
+    found = await soak(crashable, crashable_database, chosen, SECONDS, keys=200 if LONG else 30)
     states = Counter(m.state for m in found.messages)
     print(f"seed {chosen}: {dict(states)}, {len(found.acceptances)} accepted, drained in {found.drained:.1f} s")
     assert states["accepted"] > len(found.committed) / 2
