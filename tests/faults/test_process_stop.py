@@ -73,8 +73,11 @@ async def test_a_stop_while_the_gateway_hangs_is_bounded(erp_database: str) -> N
         assert await world.states() == {"note": "unknown"}
 
 
-@pytest.mark.parametrize("refuses", [True, False], ids=["refuses", "is a black hole"])
-@pytest.mark.parametrize("idle", [True, False], ids=["idle", "with an answer to write down"])
+@pytest.mark.parametrize(
+    ("idle", "refuses"),
+    [(True, False), (False, False), (False, True)],
+    ids=["idle, a black hole", "with an answer to write down, a black hole", "with an answer to write down, refusing"],
+)
 async def test_a_stop_while_the_database_is_away_is_bounded(erp_database: str, idle: bool, refuses: bool) -> None:
     async with open_world(erp_database, http_timeout=1.0) as world, Proxy.to_database(erp_database) as proxy:
         world.settings = replace(world.settings, database_url=proxy.dsn)
