@@ -7,6 +7,8 @@ that can be checked from outside.
 import asyncio
 import os
 import random
+import secrets
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -87,7 +89,14 @@ async def stage(say: Say) -> AsyncIterator[Stage]:
             dsn = await asyncio.to_thread(server.create_database, "erp")
             rules_file = server.folder / "rules.yaml"
             rules_file.write_text(text, encoding="utf-8")
-            settings = Settings(database_url=dsn, rules=rules_file, caresoft_url=gateway.url, http="127.0.0.1:0")
+            settings = Settings(
+                database_url=dsn,
+                rules=rules_file,
+                caresoft_url=gateway.url,
+                # one for the whole demo, in which the daemon is started anew
+                http=f"127.0.0.1:{_free_port()}",
+                admin_token=secrets.token_hex(6),
+            )
             async with await connect(settings, "demo") as conn:
                 await conn.execute(queries.read("demo/erp.sql").encode())
                 await installation.install(conn, compile_rules(parse(text, "rules.yaml")), settings)
@@ -101,10 +110,16 @@ async def stage(say: Say) -> AsyncIterator[Stage]:
         await asyncio.to_thread(server.close)
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        return int(door.getsockname()[1])
+
+
 async def play(say: Say, stopping: asyncio.Event) -> None:
     """Scripted business, then plausible business without end, until `stopping`."""
     async with stage(say) as show:
         await show.start()
+        say(f"the page: http://{show.settings.http}  access token: {show.settings.admin_token}")
         await _script(show)
         say("from here on random business; Ctrl-C ends it")
         business = asyncio.create_task(_business(show, stopping))
