@@ -153,9 +153,13 @@ def order(e: Evidence) -> Iterable[str]:
     first: dict[str, float] = {}
     for acceptance in e.acceptances:
         first[acceptance.text] = min(acceptance.arrived, first.get(acceptance.text, acceptance.arrived))
+    # Given up by the sweep, others went on; found to be unsent after all, it could only come later.
+    passed = {
+        a.text for a in e.attempts if a.outcome == "not_sent" and a.ended_at and a.ended_at > a.leased_at + e.deadline
+    }
     by_key = defaultdict(list)
     for w in e.writes:
-        if w.fate is Fate.ACKNOWLEDGED and w.body in first:
+        if w.fate is Fate.ACKNOWLEDGED and w.body in first and w.body not in passed:
             by_key[w.key].append(w)
     for key, writes in by_key.items():
         # Of all that ended before a write began, the one that arrived last decides.
@@ -178,7 +182,7 @@ def order(e: Evidence) -> Iterable[str]:
 def rate(e: Evidence) -> Iterable[str]:
     """I6: at most 15 requests in any sliding second, 54,000 in any sliding hour; the gateway never has to say so."""
     for seconds, limit in ((1.0, PER_SECOND), (3600.0, PER_HOUR)):
-        most, at = _most_within(e.arrivals, seconds)
+        most, at = most_within(e.arrivals, seconds)
         unseen = sum(min(end, at) - start for start, end in e.stalls if end > at - seconds and start < at)
         if most > limit + e.rate * unseen:
             yield f"{most} requests within {seconds:g} s (the bench itself stood still for {unseen:.2f} s of it)"
@@ -256,7 +260,7 @@ def _by_thread(attempts: Sequence[Attempt]) -> Mapping[str, list[Attempt]]:
     return found
 
 
-def _most_within(times: Sequence[float], seconds: float) -> tuple[int, float]:
+def most_within(times: Sequence[float], seconds: float) -> tuple[int, float]:
     """The most of `times` that any window of so many seconds holds, and when that window ends."""
     ordered = sorted(times)
     most, at, start = 0, 0.0, 0

@@ -133,6 +133,19 @@ def test_overlapping_transactions_have_no_order() -> None:
     assert broken(replace(e, writes=writes, acceptances=late)) == []
 
 
+def test_what_proved_to_be_unsent_after_the_sweep_may_come_later() -> None:
+    e = evidence()
+    late = [replace(e.acceptances[0], arrived=5.0), *e.acceptances[1:]]
+    woken = replace(e.attempts[0], outcome="not_sent", ended_at=START + timedelta(seconds=20), took=None)
+    calm = [replace(a, leased_at=a.leased_at + timedelta(seconds=30), ended_at=None) for a in e.attempts[1:]]
+    calm = [replace(a, ended_at=a.leased_at + timedelta(seconds=0.1)) for a in calm]
+    again = replace(e.attempts[0], n=2, leased_at=START + timedelta(seconds=60), ended_at=START + timedelta(seconds=61))
+    attempts = [woken, *calm, replace(again, ticket_sent=7)]
+    assert broken(replace(e, acceptances=late, attempts=attempts)) == []
+    asleep = replace(woken, ended_at=START + timedelta(seconds=1))
+    assert {s[:2] for s in broken(replace(e, acceptances=late, attempts=[asleep, *attempts[1:]]))} == {"I5"}
+
+
 def test_a_permitted_repeat_and_a_late_answer_are_fine() -> None:
     e = evidence()
     # The answer to the first came long after the sweep had let the second go.
