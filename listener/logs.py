@@ -121,7 +121,7 @@ class _Others(logging.Handler):
         )
 
 
-def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _crashed(kind: type[BaseException], _error: BaseException, trace: TracebackType | None) -> None:
     """Instead of a traceback, whose last line may hold what a statement was about."""
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
