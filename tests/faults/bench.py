@@ -41,6 +41,7 @@ class Bench:
     outputs: dict[str, str] = field(default_factory=dict)
     _fleet: list[Replica] = field(default_factory=list)
     _killed: set[int] = field(default_factory=set)
+    _crashing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # (from, to) on the gateway's clock: times when the bench itself stood still, so that arrivals were seen late
     stalls: list[tuple[float, float]] = field(default_factory=list)
@@ -138,12 +139,13 @@ class Bench:
         return 0
 
     async def crash(self, seconds: float = 0.0) -> None:
-        """The server crashes and starts again after `seconds`; the bench's own connection comes back."""
+        """The server crashes and starts again after `seconds`, one crash after the other; so does our own connection."""
         assert self.server is not None
-        await asyncio.to_thread(self.server.crash)
-        await asyncio.sleep(seconds)
-        await asyncio.to_thread(self.server.start)
-        await self.reconnect()
+        async with self._crashing:
+            await asyncio.to_thread(self.server.crash)
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(self.server.start)
+            await self.comes_back()
 
     async def comes_back(self) -> None:
         """Waits until the server takes connections again, and makes a new one for the bench itself."""
