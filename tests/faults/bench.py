@@ -139,7 +139,7 @@ class Bench:
         return 0
 
     async def crash(self, seconds: float = 0.0) -> None:
-        """The server crashes and starts again after `seconds`, one crash after the other; so does our own connection."""
+        """The server crashes and starts again after `seconds`; our own connection comes back. One crash at a time."""
         assert self.server is not None
         async with self._crashing:
             await asyncio.to_thread(self.server.crash)
