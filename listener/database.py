@@ -8,10 +8,12 @@ server's habit), in UTC, and free of the time-outs that a DBA may have put on th
 import asyncio
 import json
 import os
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
+from time import monotonic
 from typing import Any, TypeAlias
 
 import psycopg
@@ -37,6 +39,8 @@ class NoPartitionError(psycopg.OperationalError):
 
 # seconds for a connection to be made, and as many for it to be set up
 _CONNECT = 10
+# seconds after one that could not be made
+_RETRY = 1.0
 
 _SESSION: Mapping[str, str] = {
     "synchronous_commit": "on",
@@ -146,6 +150,7 @@ class Link:
         self._session = session
         self._lock = asyncio.Lock()
         self._conn: Connection | None = None
+        self._not_before, self._why = float("-inf"), ""
 
     @asynccontextmanager
     async def use(self, seconds: float = 15.0) -> AsyncIterator[Connection]:
@@ -179,7 +184,14 @@ class Link:
                     await conn.close()
 
     async def _open(self, seconds: float) -> Connection:
-        conn = await connect(self._settings, self._purpose, **self._session)
+        """Several ask by one link: it is tried about once a second, whoever asks, and in between the same is said."""
+        if monotonic() < self._not_before:
+            raise OutOfReachError(self._why)
+        try:
+            conn = await connect(self._settings, self._purpose, **self._session)
+        except OutOfReachError as error:
+            self._not_before, self._why = monotonic() + _RETRY * random.uniform(1, 1.5), str(error)
+            raise
         timer = asyncio.get_running_loop().call_later(seconds, cut, conn)
         try:
             if self._first is not None:
