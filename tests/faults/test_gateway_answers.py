@@ -1,4 +1,10 @@
-"""F43 to F49, F53: whatever the gateway answers, one request each, and the message says what is known of it."""
+"""F43 to F49, F53: whatever the gateway answers, one request each, and the message says what is known of it.
+
+(F47's table of answers is in `tests/integration/test_delivery_client.py`.)
+"""
+
+import asyncio
+import os
 
 import pytest
 
@@ -18,8 +24,11 @@ from listener.simulator.gateway import (
     ManyHeaders,
     Moment,
 )
+from tests.faults.bench import resident_kb
+from tests.support.raw_server import answer, raw_server, says
 from tests.support.world import World, open_world, rules_text
 
+ROUNDS = 100 if os.environ.get("LISTENER_LONG") == "1" else 1
 TIMEOUT = 1.0
 # (what happens, the gateway has it)
 AMBIGUOUS: dict[str, tuple[Action, bool]] = {
@@ -63,25 +72,28 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "UNSURE_LIMIT", 10**6)
 
 
-async def play(world: World, actions: dict[str, Action]) -> None:
-    """One message for each action, each in a thread of its own, all settled."""
+async def play(world: World, actions: dict[str, Action], rounds: int = 1) -> list[str]:
+    """Messages for each action, each in a thread of its own, all settled; returns their texts."""
     for words, action in actions.items():
-        world.gateway.add_fault(Fault(action=action, content=f"<{words}>"))
-    await world.notes([(words, f"<{words}>") for words in actions])
+        world.gateway.add_fault(Fault(action=action, content=f"<{words}>", times=None))
+    texts = [f"<{words}>" if n == 0 else f"<{words}> {n}" for n in range(rounds) for words in actions]
+    await world.notes([(text, text) for text in texts])
     async with world.service():
-        await world.settled(10)
-    bodies = [request.content for request in world.gateway.state.requests]
-    assert sorted(bodies) == sorted(f"<{words}>" for words in actions)
+        await world.settled(10 + 4 * rounds)
+    assert sorted(request.content for request in world.gateway.state.requests) == sorted(texts)
+    return texts
 
 
+@pytest.mark.timeout(600 if ROUNDS > 1 else 120)
 async def test_every_unclear_ending_is_unknown_after_one_request(erp_database: str) -> None:
     async with open_world(erp_database, http_timeout=TIMEOUT) as world:
-        await play(world, {words: action for words, (action, _) in AMBIGUOUS.items()})
+        texts = await play(world, {words: action for words, (action, _) in AMBIGUOUS.items()}, ROUNDS)
         rows = await world.messages()
-        assert {row["text"]: row["state"] for row in rows} == {f"<{words}>": "unknown" for words in AMBIGUOUS}
+        assert {row["text"]: row["state"] for row in rows} == dict.fromkeys(texts, "unknown")
         assert all(row["reason"].startswith("perhaps sent: ") for row in rows)
         assert {row["attempts"] for row in rows} == {1}
-        assert sorted(world.arrived()) == sorted(f"<{words}>" for words, (_, has) in AMBIGUOUS.items() if has)
+        has = {f"<{words}>" for words, (_, has) in AMBIGUOUS.items() if has}
+        assert sorted(world.arrived()) == sorted(text for text in texts if text.partition(">")[0] + ">" in has)
         # Also a slot that was thrown away on a slow machine leaves its row; it made no request.
         assert {a["outcome"] for a in await world.attempts()} - {"not_sent"} == {"unknown"}
 
@@ -104,10 +116,12 @@ async def test_a_refusal_does_not_hold_up_its_thread(erp_database: str) -> None:
         assert len(world.gateway.state.requests) == 6
 
 
-async def test_a_redirect_stops_the_account_and_loses_nothing(erp_database: str) -> None:
-    async with open_world(erp_database) as world:
-        elsewhere = Answer(status=307, headers={"Location": f"{world.gateway.backup_url}/acme/api/v1/sms"})
-        world.gateway.add_fault(Fault(action=elsewhere))
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308] if ROUNDS > 1 else [302, 307])
+async def test_a_redirect_is_not_followed_stops_the_account_and_loses_nothing(erp_database: str, status: int) -> None:
+    """F48, F49: not even to a page that would say ok."""
+    friendly = says(answer("200 OK", b'{"code":"ok","ticket":{"ticket_id":7}}'))
+    async with open_world(erp_database) as world, raw_server(friendly) as elsewhere:
+        world.gateway.add_fault(Fault(action=Answer(status=status, headers={"Location": elsewhere.url})))
         await world.note("order 0", "text 0")
         async with world.service():
             await world.until("SELECT pause_kind = 'config' FROM listener.account")
@@ -117,7 +131,47 @@ async def test_a_redirect_stops_the_account_and_loses_nothing(erp_database: str)
             await world.db.execute("UPDATE listener.account SET paused_until = now()")
             await world.settled()
         assert sorted(world.arrived()) == [f"text {n}" for n in range(5)]
-        assert {request.port for request in world.gateway.state.requests} == {"primary"}
+        assert elsewhere.connections == 0
+
+
+async def test_answers_without_an_end_or_of_any_size_cost_no_memory_and_free_their_place(erp_database: str) -> None:
+    """F45, F46: while many drip, hang, swell or unpack, others are sent; and afterwards it is as small as before."""
+    many = 10
+    actions: dict[str, Action] = {
+        "drips": Drip(forever=True, interval=0.3),
+        "silence": Break(moment=Moment.HALF_BODY, ending=Ending.HANG),
+        "huge": Huge(size=2**31),
+        "bomb": Huge(size=2**30, gzip=True),
+        "headers": ManyHeaders(count=1000, size=8000),
+    }
+    async with open_world(erp_database, http_timeout=2.0, rules=rules_text(rate="200/s")) as world:
+        for words, action in actions.items():
+            world.gateway.add_fault(Fault(action=action, content=f"<{words}>", times=None))
+        replica = await world.replica()
+        await world.notes([(f"warm {n}", f"warm {n}") for n in range(60)])
+        await world.settled()
+        before = resident_kb(replica.pid)
+        texts = [f"<{words}> {n}" for n in range(many) for words in actions] + [f"other {n}" for n in range(many)]
+        await world.notes([(text, text) for text in texts])
+        # Unclear answers in a row stop the account: each time somebody lets it go on.
+        letting = asyncio.create_task(_let_go_on(world))
+        await world.settled(60)
+        letting.cancel()
+        await asyncio.gather(letting, return_exceptions=True)
+        print(f"{resident_kb(replica.pid, 'VmHWM') - before} kB at most")
+        assert resident_kb(replica.pid, "VmHWM") - before <= 20_000
+        states = await world.states()
+        assert {states[f"other {n}"] for n in range(many)} == {"accepted"}
+        assert {states[text] for text in texts[:-many]} <= {"unknown", "accepted"}
+        assert len(world.gateway.state.requests) == len(states)
+
+
+async def _let_go_on(world: World) -> None:
+    while True:
+        await world.db.execute(
+            "UPDATE listener.account SET paused_until = now() WHERE paused_until > now() AND probe IS NULL"
+        )
+        await asyncio.sleep(0.1)
 
 
 async def test_a_message_that_prefers_twice_to_never_is_sent_once_more_and_no_more(erp_database: str) -> None:
