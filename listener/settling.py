@@ -33,7 +33,8 @@ RATE_BACKOFF = Backoff(first=2, longest=900, factor=4, jitter=0.5)
 # what a gateway may ask for in Retry-After at most
 RETRY_AFTER_LIMIT = 3600.0
 UNREACHABLE_BACKOFF = Backoff(first=5, longest=15)
-UNSURE_BACKOFF = Backoff(first=5, longest=60)
+# each probe may be swallowed too; but half a minute after the end of a black hole all is to go on
+UNSURE_BACKOFF = Backoff(first=5, longest=20)
 # seconds between probes while a token or an address is wrong
 CONFIG_PROBE = 60.0
 # seconds on top of the minutes that a lock-out states

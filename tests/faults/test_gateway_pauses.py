@@ -1,17 +1,24 @@
-"""F42, F50 to F52, F54, F55: what stops an account stops it for everybody, costs no message, and ends by one probe.
+"""F42, F50 to F55: what stops an account stops it for everybody, costs no message, and ends by one probe.
 
 Waiting minutes is replaced by moving `paused_until` in the database.
 """
 
 import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from listener import settling
+from listener.delivery import IN_FLIGHT
 from listener.simulator.gateway import Answer, Break, Delay, Ending, Fault, GatewaySettings, Moment, Port
 from listener.simulator.postgres import Server
+from tests.support.raw_server import raw_server, silent
 from tests.support.world import World, open_world, rules_text
 
+LONG = os.environ.get("LISTENER_LONG") == "1"
+MANY = 1000 if LONG else 20
 OVER = "UPDATE listener.account SET paused_until = clock_timestamp()"
 
 
@@ -19,7 +26,7 @@ async def pause_is(world: World, kind: str) -> None:
     await world.until("SELECT pause_kind = %s AND probe IS NULL FROM listener.account WHERE name = 'main'", kind)
 
 
-async def fill(world: World, count: int = 20) -> set[str]:
+async def fill(world: World, count: int = MANY) -> set[str]:
     """So many messages wait, in threads of their own."""
     before = len(await world.messages())
     texts = [f"text {n}" for n in range(before, before + count)]
@@ -157,7 +164,7 @@ async def test_a_refused_token_waits_for_another_one(erp_database: str, status: 
             world.token_file.write_text("the-next-one\n")
             await world.settled()
         await all_accepted_once(world)
-        assert len(world.gateway.state.requests) == 22
+        assert len(world.gateway.state.requests) == MANY + 2
 
 
 async def test_the_same_token_again_ends_no_pause(erp_database: str) -> None:
@@ -200,6 +207,48 @@ async def test_a_gateway_that_is_down_is_tried_once_in_five_seconds_by_the_whole
             await world.gateway.reopen(Port.PRIMARY)
             await world.db.execute(OVER)
             await world.settled()
+        await all_accepted_once(world)
+
+
+@asynccontextmanager
+async def unreachable(how: str) -> AsyncIterator[str]:
+    """The address of a gateway to which no byte of a message can be written."""
+    match how:
+        case "refused" | "a broken greeting":
+            async with raw_server(silent) as server:
+                url = server.url
+                if how == "a broken greeting":
+                    yield url.replace("http:", "https:")
+                    return
+            yield url
+        case "no such name":
+            yield "https://no-such-host.invalid"
+        case "a certificate of nobody":
+            async with raw_server(silent, certificate="localhost") as server:
+                yield server.url.replace("127.0.0.1", "localhost")
+        case _:
+            raise AssertionError(how)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("how", ["refused", "no such name", "a broken greeting", "a certificate of nobody"])
+async def test_what_surely_was_not_sent_waits_and_is_sent_once_when_it_can_be(erp_database: str, how: str) -> None:
+    """F42. (A gateway that does not even refuse, no descriptor left: `tests/integration/test_delivery_client.py`.)"""
+    rounds = 100 if LONG else 2
+    async with open_world(erp_database, http_timeout=0.5) as world:
+        for n in range(rounds):
+            await world.note("order", f"text {n}")
+            async with unreachable(how) as url:
+                # It is tried, and then the whole fleet waits.
+                assert [await world.once(caresoft_url=url) for _ in range(2)] == [1, 1]
+            pause = await world.one("SELECT pause_kind, paused_until - paused_at AS length FROM listener.account")
+            assert pause["pause_kind"] == "unreachable"
+            assert pause["length"].total_seconds() >= 5
+            await world.db.execute(OVER)
+            assert await world.once() == 0
+        assert world.arrived() == [f"text {n}" for n in range(rounds)]
+        outcomes = [attempt["outcome"] for attempt in await world.attempts() if attempt["outcome"] != "not_sent"]
+        assert outcomes == ["unreachable", "accepted"] * rounds
         await all_accepted_once(world)
 
 
@@ -281,3 +330,43 @@ async def test_slow_answers_do_not_slow_the_pace(erp_database: str) -> None:
             assert await world.rows("SELECT FROM listener.finished") == []
             await world.settled()
         await all_accepted_once(world)
+
+
+@pytest.mark.skipif(not LONG, reason="minutes: LISTENER_LONG=1")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("latency", "rate"), [(10.0, 0.9 * 12), (25.0, 0.9 * IN_FLIGHT / 25)])
+async def test_very_slow_answers_are_bounded_by_what_may_be_in_flight(
+    erp_database: str, latency: float, rate: float
+) -> None:
+    """F54: at 10 s the rate holds; at 25 s it is what 128 requests in flight allow. Nothing becomes unclear."""
+    async with open_world(erp_database, rules=rules_text(rate="12/s"), http_timeout=30.0) as world:
+        world.gateway.change(latency=latency)
+        await world.notes([(f"order {n}", f"text {n}") for n in range(600)])
+        async with world.service():
+            await world.settled(500)
+        at = [request.at for request in world.gateway.state.requests]
+        assert len(at) / (at[-1] - at[0]) >= rate
+        await all_accepted_once(world)
+
+
+@pytest.mark.skipif(not LONG, reason="ten minutes: LISTENER_LONG=1")
+@pytest.mark.timeout(1200)
+async def test_a_black_hole_of_ten_minutes_costs_what_was_in_flight_and_the_probes(erp_database: str) -> None:
+    """F55: with 1,000 waiting; and half a minute after its end the rate is back."""
+    async with open_world(erp_database, rules=rules_text(rate="12/s"), http_timeout=3.0) as world:
+        hole = Fault(action=Break(moment=Moment.BEFORE_EFFECT, ending=Ending.HANG), times=None)
+        world.gateway.add_fault(hole)
+        await world.notes([(f"order {n}", f"text {n}") for n in range(1000)])
+        async with world.service(), world.service():
+            await asyncio.sleep(600)
+            world.gateway.state.faults.clear()
+            swallowed, probes = len(world.gateway.state.requests), 600 / settling.UNSURE_BACKOFF.longest
+            assert swallowed <= 2 * IN_FLIGHT + probes
+            await asyncio.sleep(30)
+            before = len(world.arrived())
+            await asyncio.sleep(10)
+            assert len(world.arrived()) - before >= 0.8 * 12 * 10
+            await world.settled(200)
+        states = list((await world.states()).values())
+        assert states.count("unknown") == swallowed
+        assert states.count("accepted") == 1000 - swallowed

@@ -115,6 +115,9 @@ def test_unclear_answers_stop_the_account_only_in_a_row() -> None:
     assert pause(unclear, unsure=UNSURE_LIMIT - 2) is None
     assert pause(unclear, unsure=UNSURE_LIMIT - 1) == (PauseKind.UNSURE, 5)
     assert pause(unclear, streak=1) == (PauseKind.UNSURE, 10)
+    # Half a minute after the end of whatever swallowed the answers everything goes on.
+    longest = pause_for(unclear, 30, 0, lambda: 1.0)
+    assert longest is not None and 20 <= longest.seconds < 27
 
 
 @pytest.mark.parametrize(
