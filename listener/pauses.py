@@ -140,9 +140,6 @@ async def resume(conn: Connection, target: Target, *, reason: str | None, by: st
 
 async def end_pauses(conn: Connection) -> None:
     """Ends those whose time is over."""
-    row = await (await conn.execute(SQL["any_ended"], {})).fetchone()
-    if row is None or not row["any"]:
-        return
     async with conn.transaction():
         await conn.execute(SQL["my_turn"], {})
         over = await (await conn.execute(SQL["ended_pauses"], {})).fetchall()

@@ -74,22 +74,35 @@ class Upkeep:
     async def round(self) -> None:
         """Everything that is due now."""
         async with self._link.use() as conn:
-            if monotonic() - self._forgot > _FORGET_REPLICAS:
-                await conn.execute(SQL["forget_replicas"], {})
-                self._forgot = monotonic()
-            await self._make_days(conn)
             if monotonic() - self._signed > _SIGN_OF_LIFE:
-                await conn.execute(SQL["alive"], {"id": self._replica, "version": __version__})
-                await conn.execute(SQL["fold_tally"], {})
-                await self._look_at_queue(conn)
+                await self._sign(conn)
                 self._signed = monotonic()
-            for lease in await messages.ended_leases(conn):
-                self._give(Result(lease=lease, outcome=Unknown(cause="whoever sent it did not come back")))
-            await pauses.end_pauses(conn)
-            await accounts.clock_set_back(conn)
-            await messages.expire(conn)
-            await self._save_tickets(conn)
+            due = await (await conn.execute(SQL["glance"], {})).fetchone()
+            assert due is not None
+            if due["days"]:
+                await self._make_days(conn)
+            if due["leases"]:
+                for lease in await messages.ended_leases(conn):
+                    self._give(Result(lease=lease, outcome=Unknown(cause="whoever sent it did not come back")))
+            if due["pauses"]:
+                await pauses.end_pauses(conn)
+            if due["clock"]:
+                await accounts.clock_set_back(conn)
+            if due["expired"]:
+                await messages.expire(conn)
+            if due["saves"]:
+                await self._save_tickets(conn)
             await self._keeper.look(conn)
+
+    async def _sign(self, conn: Connection) -> None:
+        """A sign of life, and what need not be done every second."""
+        if monotonic() - self._forgot > _FORGET_REPLICAS:
+            await conn.execute(SQL["forget_replicas"], {})
+            self._forgot = monotonic()
+        await self._make_days(conn)
+        await conn.execute(SQL["alive"], {"id": self._replica, "version": __version__})
+        await conn.execute(SQL["fold_tally"], {})
+        await self._look_at_queue(conn)
 
     async def _look_at_queue(self, conn: Connection) -> None:
         """Says so once while the server's queue of notifications fills up: full, it fails the commits of others."""
@@ -101,7 +114,7 @@ class Upkeep:
         self._queue_said = fills
 
     async def _make_days(self, conn: Connection) -> None:
-        """Every time, so that a partition that is gone is made again before anybody misses it for long."""
+        """Ahead of time, and at once where one is gone that somebody misses."""
         # Somebody maintains the table: there are days in hand.
         with suppress(psycopg.errors.LockNotAvailable):
             await conn.execute(SQL["make_days"], {})

@@ -289,6 +289,7 @@ CREATE TABLE listener.ticket_save (
     due_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     error      text
 );
+CREATE INDEX ticket_save_due ON listener.ticket_save (due_at);
 
 CREATE TABLE listener.replica (
     id         uuid PRIMARY KEY,

@@ -183,9 +183,6 @@ RETURNING m.thread_id;
 -- Pauses whose time is over, and messages whose pause is gone.
 DELETE FROM listener.pause WHERE until <= clock_timestamp() RETURNING id, target, value;
 
--- name: any_ended
-SELECT EXISTS (SELECT FROM listener.pause WHERE until <= clock_timestamp()) AS any;
-
 -- name: lock_held_threads
 SELECT t.id FROM listener.thread t
  WHERE t.id IN (SELECT m.thread_id FROM listener.message m WHERE m.held_by = ANY(%(pauses)s::bigint[]))

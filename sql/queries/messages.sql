@@ -60,6 +60,8 @@ SELECT FROM listener.account WHERE name = %(account)s FOR UPDATE;
 -- name: claim
 -- Takes up to %(want)s free slots of the account and as many threads with something due. While the account is being
 -- probed (streak > 0) one slot is given and the pause is moved ahead, so that one request at a time is on its way.
+-- What is due is told by statement_timestamp(): no index can be searched for clock_timestamp(), which changes while it is
+-- searched, and all that waits for later would be read.
 WITH slot AS (
     UPDATE listener.account a
        SET next_slot = CASE WHEN %(interval)s::float8 = 0 THEN a.next_slot
@@ -84,24 +86,24 @@ WITH slot AS (
        AND s.base <= clock_timestamp()
        AND (a.paused_until IS NULL OR a.paused_until <= clock_timestamp())
        AND (a.stopped_until IS NULL OR a.stopped_until <= clock_timestamp())
-       AND EXISTS (SELECT FROM listener.thread t WHERE t.account = %(account)s AND t.priority = 0 AND t.next_at <= clock_timestamp()
+       AND EXISTS (SELECT FROM listener.thread WHERE account = %(account)s AND priority = 0 AND next_at <= statement_timestamp()
                    UNION ALL
-                   SELECT FROM listener.thread t WHERE t.account = %(account)s AND t.priority = 1 AND t.next_at <= clock_timestamp()
+                   SELECT FROM listener.thread WHERE account = %(account)s AND priority = 1 AND next_at <= statement_timestamp()
                    UNION ALL
-                   SELECT FROM listener.thread t WHERE t.account = %(account)s AND t.priority = 2 AND t.next_at <= clock_timestamp())
+                   SELECT FROM listener.thread WHERE account = %(account)s AND priority = 2 AND next_at <= statement_timestamp())
     RETURNING s.granted
 ), urgent AS (
     SELECT id, next_at - interval '10 min' AS rank FROM listener.thread
-     WHERE account = %(account)s AND priority = 0 AND next_at <= clock_timestamp()
+     WHERE account = %(account)s AND priority = 0 AND next_at <= statement_timestamp()
      ORDER BY next_at LIMIT coalesce((SELECT granted FROM slot), 0) FOR UPDATE SKIP LOCKED
 ), normal AS (
     SELECT id, next_at AS rank FROM listener.thread
-     WHERE account = %(account)s AND priority = 1 AND next_at <= clock_timestamp()
+     WHERE account = %(account)s AND priority = 1 AND next_at <= statement_timestamp()
      ORDER BY next_at LIMIT coalesce((SELECT granted FROM slot), 0) FOR UPDATE SKIP LOCKED
 ), bulk AS (
     -- Ten minutes of waiting outweigh a priority: bulk is late, and never starves.
     SELECT id, next_at + interval '10 min' AS rank FROM listener.thread
-     WHERE account = %(account)s AND priority = 2 AND next_at <= clock_timestamp()
+     WHERE account = %(account)s AND priority = 2 AND next_at <= statement_timestamp()
      ORDER BY next_at LIMIT coalesce((SELECT granted FROM slot), 0) FOR UPDATE SKIP LOCKED
 )
 UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
@@ -118,7 +120,7 @@ WITH free AS MATERIALIZED (
        AND (a.stopped_until IS NULL OR a.stopped_until <= clock_timestamp())
        AND ARRAY(SELECT t.name FROM unnest(ARRAY[0, 1, 2]) AS p(priority), LATERAL (
                      SELECT name FROM listener.thread
-                      WHERE account = a.name AND priority = p.priority AND next_at <= clock_timestamp()
+                      WHERE account = a.name AND priority = p.priority AND next_at <= statement_timestamp()
                       ORDER BY next_at LIMIT 2) AS t) = ARRAY[%(thread)s::text]
        FOR UPDATE SKIP LOCKED
 ), slot AS (
@@ -211,7 +213,7 @@ SELECT greatest(0, extract(epoch FROM greatest(
 SELECT count(*) FILTER (WHERE (greatest(a.paused_until, a.stopped_until) > clock_timestamp()) IS NOT TRUE) AS sendable,
        count(*) FILTER (WHERE greatest(a.paused_until, a.stopped_until) > clock_timestamp()) AS stopped
   FROM listener.thread t JOIN listener.account a ON a.name = t.account
- WHERE t.next_at <= clock_timestamp();
+ WHERE t.next_at <= statement_timestamp();
 
 -- name: leased
 -- What one lease armed, as far as it is still open.
@@ -225,7 +227,7 @@ SELECT m.id, m.permits, m.thread_id, m.account, m.lease, a.leased_at
 SELECT m.id, m.permits, m.thread_id, m.account, m.lease, a.leased_at
   FROM listener.message m
   JOIN listener.attempt a ON a.message_id = m.id AND a.n = m.permits AND a.lease = m.lease
- WHERE m.state = 'sending' AND m.lease_until < clock_timestamp()
+ WHERE m.state = 'sending' AND m.lease_until < statement_timestamp()
  ORDER BY m.lease_until LIMIT 500;
 
 -- name: lock_threads
@@ -349,8 +351,9 @@ UPDATE listener.thread t
 -- name: lock_expired
 -- Threads with a waiting message that became too old to be of use; those that somebody works on come next time.
 SELECT t.id FROM listener.thread t
- WHERE t.id IN (SELECT m.thread_id FROM listener.message m
-                 WHERE m.state = 'waiting' AND m.expires_at <= clock_timestamp() ORDER BY m.expires_at LIMIT 1000)
+ WHERE t.id = ANY(ARRAY(SELECT m.thread_id FROM listener.message m
+                         WHERE m.state = 'waiting' AND m.expires_at <= statement_timestamp()
+                         ORDER BY m.expires_at LIMIT 1000))
  ORDER BY t.id FOR UPDATE SKIP LOCKED;
 
 -- name: requeue_threads

@@ -1,8 +1,10 @@
 -- Unclear messages whose ticket is known: was the text written on it?
 
 -- name: due
-SELECT DISTINCT account FROM listener.message
- WHERE state = 'unknown' AND ticket_sent IS NOT NULL AND (look_at IS NULL OR look_at <= clock_timestamp());
+SELECT account FROM listener.message WHERE state = 'unknown' AND ticket_sent IS NOT NULL AND look_at IS NULL
+UNION
+SELECT account FROM listener.message
+ WHERE state = 'unknown' AND ticket_sent IS NOT NULL AND look_at <= statement_timestamp();
 
 -- name: slot
 -- One slot of the account, taken from the same pace as every call; none while it is paused, probed or stopped.

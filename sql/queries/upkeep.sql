@@ -1,3 +1,17 @@
+-- name: glance
+-- What there is to do: most rounds are this one statement, and each part of it is one probe of an index or of a table with
+-- a few rows. (A minimum is always read from the index's end; for EXISTS a whole table may be thought to be quick.)
+-- `days`: a partition of today or tomorrow is missing.
+SELECT (SELECT min(lease_until) FROM listener.message WHERE state = 'sending') < clock_timestamp() AS leases,
+       (SELECT min(expires_at) FROM listener.message WHERE state = 'waiting') <= clock_timestamp() AS expired,
+       EXISTS (SELECT FROM listener.pause WHERE until <= clock_timestamp()) AS pauses,
+       EXISTS (SELECT FROM listener.account WHERE paused_at > clock_timestamp() + interval '5 s') AS clock,
+       (SELECT min(due_at) FROM listener.ticket_save) <= clock_timestamp() AS saves,
+       (SELECT count(*) FROM pg_inherits
+         WHERE inhrelid = ANY(ARRAY(
+             SELECT to_regclass('listener.' || parent || to_char((now() AT TIME ZONE 'UTC')::date + n, '_YYYYMMDD'))::oid
+               FROM unnest(ARRAY['finished', 'attempt', 'change']) AS p(parent), generate_series(0, 1) AS n))) < 6 AS days;
+
 -- name: make_days
 SELECT listener.make_days();
 
@@ -17,7 +31,7 @@ DELETE FROM listener.replica WHERE id = %(id)s;
 -- name: due_save
 -- The next ticket id to write back, kept from other replicas until this transaction ends.
 SELECT message_id, rule, ticket_id, params FROM listener.ticket_save
- WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED;
+ WHERE due_at <= statement_timestamp() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED;
 
 -- name: saved
 DELETE FROM listener.ticket_save WHERE message_id = %(id)s;

@@ -1,4 +1,5 @@
-"""The plans that matter touch what they need and not what waits: 200,000 messages, with and without statistics."""
+"""The plans that matter touch what they need and not what waits: 200,000 messages, with and without statistics, all due
+or all for another day."""
 
 import json
 from typing import Any
@@ -32,6 +33,17 @@ LEASE = {
     "deadline": 35.0,
     "late": 60.0,
 }
+# Nothing is due, nothing is over: fewer rows will do, since none is to be touched.
+LATER = (
+    FILL.replace("interval '100 s'", "interval '-1 day'").replace("200000", "20000")
+    + """;
+UPDATE listener.message SET state = 'unknown', ticket_sent = 1, look_at = now() + interval '1 day' WHERE id <= 2000;
+INSERT INTO listener.ticket_save (message_id, rule, ticket_id, params, due_at)
+SELECT n, 'note', 1, '{}', 'infinity' FROM generate_series(1, 2000) n;
+"""
+)
+# pages of 8 kB for a look that finds nothing
+NOTHING = 200
 # pages of 8 kB for 8 messages: a few index levels each, on five tables
 PAGES = 1200
 
@@ -80,16 +92,48 @@ async def touched(db: Connection) -> dict[str, int]:
     return found
 
 
+async def filled(db: Connection, rows: str) -> None:
+    """The tables as they are before they were ever vacuumed or analyzed."""
+    for table in ("thread", "message", "ticket_save"):
+        await db.execute(f"ALTER TABLE listener.{table} SET (autovacuum_enabled = off)".encode())
+    await db.execute(rows.replace("%%", "%").encode())
+
+
 async def test_matching_leasing_and_settling_touch_only_what_they_take(database: str) -> None:
     async with open_world(database) as world:
         await world.once()
         db = world.db
-        await db.execute("ALTER TABLE listener.thread SET (autovacuum_enabled = off)")
-        await db.execute("ALTER TABLE listener.message SET (autovacuum_enabled = off)")
-        await db.execute(FILL.replace("%%", "%").encode())
+        await filled(db, FILL)
         await set_session(db, BY_INDEX)
         unknown = await touched(db)
         await db.execute("ANALYZE listener.thread, listener.message")
         known = await touched(db)
         for found in (unknown, known):
             assert {name: n for name, n in found.items() if n > PAGES} == {}, found
+
+
+async def test_what_waits_for_another_day_is_not_looked_at_today(database: str) -> None:
+    """What replicas ask every second, each on a session like theirs."""
+    messages, usual = load("messages"), dict.fromkeys(BY_INDEX, "on")
+    asked = (
+        ("claim", messages["claim"], BY_INDEX),
+        ("next_look", messages["next_look"], BY_INDEX),
+        ("lock_expired", messages["lock_expired"], usual),
+        ("ended_leases", messages["ended_leases"], usual),
+        ("glance", load("upkeep")["glance"], usual),
+        ("due_save", load("upkeep")["due_save"], usual),
+        ("reconcile", load("reconcile")["due"], usual),
+    )
+    async with open_world(database) as world:
+        await world.once()
+        db = world.db
+        await filled(db, LATER)
+        for statistics in (False, True):
+            if statistics:
+                await db.execute("ANALYZE listener.thread, listener.message, listener.ticket_save")
+            found = {}
+            for name, statement, session in asked:
+                await set_session(db, session)
+                async with db.transaction(force_rollback=True):
+                    found[name] = await pages(db, statement, LEASE)
+            assert {name: n for name, n in found.items() if n > NOTHING} == {}, (found, statistics)
