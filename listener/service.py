@@ -103,7 +103,11 @@ class Service:
                     "rules": book.moved_at,
                     **delivery.moved(),
                 },
-                notes=lambda: {"listening": doorbell.connected and not doorbell.deaf, "rules": book.current.version},
+                notes=lambda: {
+                    "listening": doorbell.connected and not doorbell.deaf,
+                    "rules": book.current.version,
+                    "clock_ahead_s": None if upkeep.clock_ahead is None else round(upkeep.clock_ahead, 1),
+                },
                 ready=lambda: self.ready.is_set() and not self.stopping.is_set(),
             )
             if not once:

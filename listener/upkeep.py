@@ -4,7 +4,7 @@ what was kept for long enough."""
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +31,8 @@ _SIGN_OF_LIFE = 10.0
 _FORGET_REPLICAS = 3600.0
 # the share of the server's queue of notifications, unread, that is worth a word
 QUEUE = 0.1
+# seconds by which a clock is wrong rather than inexact
+CLOCK_DIFFERS = 5.0
 # seconds of a round that may go into the ERP's own tables
 _SAVING = 4.0
 
@@ -50,6 +52,8 @@ class Upkeep:
         # when a round was last done
         self.moved_at = monotonic()
         self._signed = self._forgot = float("-inf")
+        # seconds by which this machine's clock is ahead of the database's, once they were compared
+        self.clock_ahead: float | None = None
 
     async def close(self) -> None:
         try:
@@ -100,9 +104,18 @@ class Upkeep:
             await conn.execute(SQL["forget_replicas"], {})
             self._forgot = monotonic()
         await self._make_days(conn)
-        await conn.execute(SQL["alive"], {"id": self._replica, "version": __version__})
+        asked_at = time()
+        row = await (await conn.execute(SQL["alive"], {"id": self._replica, "version": __version__})).fetchone()
+        assert row is not None
+        self._compare_clocks((asked_at + time()) / 2 - row["now"])
         await conn.execute(SQL["fold_tally"], {})
         await self._look_at_queue(conn)
+
+    def _compare_clocks(self, ahead: float) -> None:
+        """Says so once when this machine's clock is wrong: all that matters goes by the database's."""
+        if abs(ahead) > CLOCK_DIFFERS and not (self.clock_ahead and abs(self.clock_ahead) > CLOCK_DIFFERS):
+            log.warning("clock_differs", ahead_s=round(ahead), effect="the times in this log, and nothing else")
+        self.clock_ahead = ahead
 
     async def _look_at_queue(self, conn: Connection) -> None:
         """Says so once while the server's queue of notifications fills up: full, it fails the commits of others."""

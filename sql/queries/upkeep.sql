@@ -16,8 +16,10 @@ SELECT (SELECT min(lease_until) FROM listener.message WHERE state = 'sending') <
 SELECT listener.make_days();
 
 -- name: alive
+-- A sign of life; by the way, what time it is.
 INSERT INTO listener.replica (id, version) VALUES (%(id)s, %(version)s)
-ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp();
+ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()
+RETURNING extract(epoch FROM clock_timestamp())::float8 AS now;
 
 -- name: notify_queue
 SELECT pg_notification_queue_usage() AS usage;

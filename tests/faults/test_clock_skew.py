@@ -1,10 +1,13 @@
 """F70: one of three replicas has a wrong clock. Everything that matters goes by the database's."""
 
+import json
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.faults.bench import open_bench
+from tests.support.world import Replica
 
 _PLACES = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime")
 
@@ -33,9 +36,22 @@ async def test_a_wrong_clock_on_one_replica_changes_nothing(erp_database: str, o
                    OR due_at NOT BETWEEN created_at - interval '2 s' AND created_at + interval '2 s'"""
         )
         assert skewed == []
+        assert {m["attempts"] for m in await world.messages()} == {1}
+        ahead = [await _clock_ahead(replica) for replica in replicas]
+        assert [abs(seconds) < 1 for seconds in ahead] == [True, True, False]
+        assert ahead[2] == pytest.approx(900 if offset == "+15m" else -7200, abs=5)
+        assert replicas[2].log.read_text().count("clock_differs") == 1
         # It has worked, too: stopped alone with all the work it is still right.
         for replica in replicas[:2]:
             assert await replica.stop() == 0
         await bench.erp.write(5)
         found = await bench.verdict()
         assert {m.state for m in found.messages} == {"accepted"}
+
+
+async def _clock_ahead(replica: Replica) -> float:
+    """By how many seconds its clock is ahead of the database's, as its health says."""
+    await replica.said('"serving"')
+    line = next(line for line in replica.log.read_text().splitlines() if '"serving"' in line)
+    async with aiohttp.ClientSession() as http, http.get(json.loads(line)["address"] + "/healthz") as answer:
+        return float((await answer.json())["clock_ahead_s"])
