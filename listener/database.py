@@ -58,6 +58,9 @@ _SESSION: Mapping[str, str] = {
 }
 
 
+# seconds after which what is not always needed closes its connection
+REST = 60.0
+
 # For connections whose every statement finds its few rows by an index: with these a plan does not depend on how much
 # waits, nor on when the tables were last analyzed.
 BY_INDEX: Mapping[str, str] = {
@@ -133,7 +136,8 @@ def _without_secrets(error: psycopg.Error, url: str) -> str:
 class Link:
     """One connection, made when first used and made again after it was lost; one user at a time.
 
-    `first` is done on every new one before anything else.
+    `first` is done on every new one before anything else. With `rest` it is closed once nobody has used it for so many
+    seconds, so that who has nothing to do holds no more than it needs.
     """
 
     def __init__(
@@ -141,12 +145,15 @@ class Link:
         settings: Settings,
         purpose: str,
         first: Callable[[Connection], Awaitable[None]] | None = None,
+        rest: float | None = None,
         /,
         **session: str,
     ) -> None:
         self._settings = settings
         self._purpose = purpose
         self._first = first
+        self._rest = rest
+        self._resting: asyncio.TimerHandle | None = None
         self._session = session
         self._lock = asyncio.Lock()
         self._conn: Connection | None = None
@@ -160,10 +167,12 @@ class Link:
         Raises one of `LOST` when the connection broke, `OutOfReachError` when none can be made.
         """
         async with self._lock:
+            self._stay()
             if self._conn is None:
                 self._conn = await self._open(seconds)
             conn = self._conn
-            timer = asyncio.get_running_loop().call_later(seconds, cut, conn)
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(seconds, cut, conn)
             failed = True
             try:
                 yield conn
@@ -182,6 +191,19 @@ class Link:
                 if failed or conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
                     self._conn = None
                     await conn.close()
+                elif self._rest is not None:
+                    self._resting = loop.call_later(self._rest, self._let_go)
+
+    def _stay(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+
+    def _let_go(self) -> None:
+        """Closes the connection that nobody uses, as `AsyncConnection.close` does, which would have to be awaited."""
+        if self._conn is not None:
+            self._conn.pgconn.finish()
+            self._conn = None
 
     async def _open(self, seconds: float) -> Connection:
         """Several ask by one link: it is tried about once a second, whoever asks, and in between the same is said."""
@@ -204,6 +226,7 @@ class Link:
         return conn
 
     async def close(self) -> None:
+        self._stay()
         if self._conn is not None:
             await self._conn.close()
             self._conn = None

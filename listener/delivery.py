@@ -17,7 +17,7 @@ import structlog
 
 from listener import accounts, messages
 from listener.caresoft import Access, CareSoft
-from listener.database import BY_INDEX, LOST, Link
+from listener.database import BY_INDEX, LOST, REST, Link
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.identity import Guard
 from listener.model import Lease, NotSent, Stale
@@ -55,6 +55,8 @@ class _Sender:
     token_print: str | None = None
     # set when there may be something to do
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    # nothing was to be done, and nobody said that there is: look before permits are asked for
+    quiet: bool = False
     punctuality: Punctuality = field(default_factory=Punctuality)
     in_flight: int = 0
     unwritten: int = 0
@@ -86,7 +88,7 @@ class Delivery:
         # whoever takes permits has it ask each new connection
         self.guard = Guard()
         self._leasing = Link(settings, "lease", self.guard.ask, **BY_INDEX)
-        self._settling = Link(settings, "settle", **BY_INDEX)
+        self._settling = Link(settings, "settle", None, REST, **BY_INDEX)
         self._outcomes: asyncio.Queue[Result] = asyncio.Queue()
         self._senders: dict[str, _Sender] = {}
         self._loops: dict[str, asyncio.Task[None]] = {}
@@ -222,6 +224,8 @@ class Delivery:
                 self._asking -= 1
             self._said.discard(name)
             await self._rest(look, sender.wake, stopping)
+            idle = look.slot_in >= POLL or look.due_in is None or look.due_in >= POLL
+            sender.quiet = idle and not sender.wake.is_set()
 
     async def _rest(self, look: messages.Look, wake: asyncio.Event, stopping: asyncio.Event) -> None:
         """Waits until the account may send and something is due; a wake cannot hasten the pace, only the work."""
@@ -241,7 +245,10 @@ class Delivery:
                 await accounts.new_token(conn, name, access.token)
                 sender.token_print = mark
             work = _Work(access=access, asked_at=monotonic())
-            look = await messages.lease(conn, **self._terms(name, account, token, sender.room))
+            terms = self._terms(name, account, token, sender.room)
+            look = await messages.look(conn, **terms) if sender.quiet else None
+            if look is None or look.due:
+                look = await messages.lease(conn, **terms)
         self.guard.saw(look.durable)
         return look, work
 

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from listener.database import LOST, Connection, Link
+from listener.database import LOST, REST, Connection, Link
 from listener.errors import ListenerError
 from listener.model import Change
 from listener.queries import load
@@ -44,7 +44,13 @@ class Lookups:
 
     def __init__(self, settings: Settings) -> None:
         self._link = Link(
-            settings, "lookup", default_transaction_read_only="on", statement_timeout=TIMEOUT, lock_timeout=TIMEOUT
+            settings,
+            "lookup",
+            None,
+            REST,
+            default_transaction_read_only="on",
+            statement_timeout=TIMEOUT,
+            lock_timeout=TIMEOUT,
         )
         self._batched: dict[str, tuple[bytes, tuple[str, ...]]] = {}
 

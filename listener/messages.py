@@ -37,6 +37,11 @@ class Look:
     due_in: float | None
     durable: int
 
+    @property
+    def due(self) -> bool:
+        """Whether something may be sent now."""
+        return self.slot_in <= 0 and self.due_in is not None and self.due_in <= 0
+
 
 class Terms(TypedDict):
     """On which permits are taken: at most `want`; `rate` is per second, None for no limit; `deadline` in seconds.
@@ -74,6 +79,12 @@ class Armed:
     durable: int = 0
 
 
+async def look(conn: Connection, **terms: Unpack[Terms]) -> Look:
+    """As `lease`, but takes no permits: one statement for an account that has nothing to send."""
+    row = await (await conn.execute(SQL["next_look"], _args(terms))).fetchone()
+    return _look((), row, 0)
+
+
 async def lease(conn: Connection, **terms: Unpack[Terms]) -> Look:
     """Takes permits, durably."""
     args = _args(terms)
@@ -85,16 +96,17 @@ async def lease(conn: Connection, **terms: Unpack[Terms]) -> Look:
         armed = await conn.execute(SQL["arm"], args)
         await conn.execute(SQL["let_go"], args)
         await conn.execute(SQL["unused_probe"], args)
-        look = await conn.execute(SQL["next_look"], args)
+        seen = await conn.execute(SQL["next_look"], args)
         await conn.execute("COMMIT")
-    row = await look.fetchone()
     permits = await armed_by(armed)
-    return Look(
-        leases=permits.leases,
-        slot_in=row["slot_in"] if row else 0.0,
-        due_in=row["due_in"] if row else None,
-        durable=max(permits.durable, row["durable"] if row else 0),
-    )
+    return _look(permits.leases, await seen.fetchone(), permits.durable)
+
+
+def _look(leases: tuple[Lease, ...], row: DictRow | None, durable: int) -> Look:
+    """`row` is missing for an account that is not in the database yet."""
+    if row is None:
+        return Look(leases=leases, slot_in=0.0, due_in=None, durable=durable)
+    return Look(leases=leases, slot_in=row["slot_in"], due_in=row["due_in"], durable=max(durable, row["durable"]))
 
 
 async def lease_at_once(conn: Connection, thread: str, **terms: Unpack[Terms]) -> AsyncCursor[DictRow]:

@@ -7,7 +7,7 @@ import psycopg
 from psycopg import sql
 
 from listener import capture
-from listener.database import LOST, Connection, Link
+from listener.database import LOST, REST, Connection, Link
 from listener.errors import ListenerError
 from listener.model import Lease
 from listener.rulebook import Rulebook
@@ -20,7 +20,13 @@ class Recheck:
     def __init__(self, settings: Settings, book: Rulebook) -> None:
         self._book = book
         self._link = Link(
-            settings, "recheck", default_transaction_read_only="on", statement_timeout="2000", lock_timeout="2000"
+            settings,
+            "recheck",
+            None,
+            REST,
+            default_transaction_read_only="on",
+            statement_timeout="2000",
+            lock_timeout="2000",
         )
         self._version = 0
         self._queries: dict[str, sql.Composed] = {}
