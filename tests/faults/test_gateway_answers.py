@@ -1,10 +1,11 @@
-"""F43 to F49, F53: whatever the gateway answers, one request each, and the message says what is known of it.
+"""F43 to F49, F53, F56: whatever the gateway answers, one request each, and the message says what is known of it.
 
 (F47's table of answers is in `tests/integration/test_delivery_client.py`.)
 """
 
 import asyncio
 import os
+import random
 
 import pytest
 
@@ -207,3 +208,23 @@ async def test_what_was_perhaps_sent_is_not_replaced_by_a_newer_change(
             await world.settled()
         assert await world.states() == {"first": "accepted", "second": "accepted"}
         assert world.arrived() == ["first", "first", "second"]
+
+
+async def test_connections_that_close_at_any_time_are_never_the_reason(erp_database: str) -> None:
+    """F56: the gateway promises to keep them open, and closes them just then: each request has one of its own."""
+    rng = random.Random(56)
+
+    async def promises_more(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer("200 OK", b'{"code":"ok","ticket":{"ticket_id":7}}', "Connection: keep-alive"))
+        await writer.drain()
+        await asyncio.sleep(rng.choice([0, 0, 0.001, 0.01, 0.1]))
+
+    count = 1000 if ROUNDS > 1 else 200
+    async with open_world(erp_database, rules=rules_text(rate="400/s")) as world, raw_server(promises_more) as server:
+        await world.notes([(f"order {n % 100}", f"text {n}") for n in range(count)])
+        async with world.service(caresoft_url=server.url):
+            await world.settled(30)
+        assert set((await world.states()).values()) == {"accepted"}
+        sent = [request for request in server.requests if request]
+        assert len(sent) == count
+        assert server.connections - len(server.requests) + len(sent) == count

@@ -1,5 +1,7 @@
 """F59, F60: order, tickets and one at a time within a thread, whatever happens; and no thread waits for another."""
 
+import asyncio
+import os
 import random
 from collections import defaultdict
 from datetime import datetime, timedelta
@@ -9,11 +11,13 @@ import pytest
 
 from listener import settling
 from listener.simulator.gateway import Answer, Break, Ending, Fault, Moment
-from tests.support.world import open_world
+from tests.support.world import World, open_world, rules_text
 
-THREADS, EACH = 25, 6
+LONG = os.environ.get("LISTENER_LONG") == "1"
+THREADS, EACH = (60, 50) if LONG else (25, 6)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seeded", [True, False], ids=["seeded", "random"])
 async def test_order_and_tickets_hold_while_answers_get_lost(
     erp_database: str, monkeypatch: pytest.MonkeyPatch, seeded: bool
@@ -39,7 +43,7 @@ async def test_order_and_tickets_hold_while_answers_get_lost(
         async with world.service(), world.service(), world.service():
             for first in range(0, len(notes), 30):
                 await world.notes(notes[first : first + 30])
-            await world.settled(30)
+            await world.settled(300 if LONG else 30)
 
         ledger = world.gateway.state.ledger
         assert world.gateway.state.counters().duplicates == []
@@ -94,6 +98,39 @@ async def test_a_thread_that_is_stuck_holds_up_nobody_else(erp_database: str) ->
             await world.gateway.wait_for(51)
         assert [text for text in world.arrived() if text.startswith("stuck")] == ["stuck 0"]
         assert (await world.states())["stuck 2"] == "waiting"
+
+
+@pytest.mark.timeout(600)
+async def test_a_thread_that_is_stuck_makes_nobody_later(erp_database: str) -> None:
+    """F60: the 95th of a hundred waits as long as without it."""
+    count = 500 if LONG else 60
+    async with open_world(erp_database, rules=rules_text(rate="200/s")) as world, world.service():
+        without = await _p95(world, "without", count)
+        world.gateway.add_fault(Fault(action=Answer(status=429), content="stuck"))
+        await world.note("stuck", "stuck")
+        await world.until("SELECT pause_kind = 'rate' FROM listener.account")
+        await world.db.execute("UPDATE listener.message SET due_at = now() + interval '15 min'")
+        await world.db.execute(
+            "UPDATE listener.thread SET next_at = now() + interval '15 min' WHERE next_at IS NOT NULL"
+        )
+        await world.db.execute("UPDATE listener.account SET paused_until = now()")
+        await world.notes([("stuck", f"behind {n}") for n in range(20)])
+        await _p95(world, "the probe and after", 20)
+        beside = await _p95(world, "beside", count)
+        print(f"95 of 100 within {without * 1000:.0f} ms without, {beside * 1000:.0f} ms beside a thread that is stuck")
+        assert beside <= without * 1.2 + (0.01 if LONG else 0.5)
+
+
+async def _p95(world: World, name: str, count: int) -> float:
+    """Seconds from the write to the gateway that 95 % of messages in threads of their own take, one after another."""
+    now, written = world.gateway.state.now, {}
+    for n in range(count):
+        written[f"{name} {n}"] = now()
+        await world.note(f"{name} {n % 500}", f"{name} {n}")
+        await asyncio.sleep(0.01)
+    await world.gateway.wait_until(lambda state: written.keys() <= {entry.content for entry in state.ledger})
+    waits = sorted(e.at - written[e.content] for e in world.gateway.state.ledger if e.content in written)
+    return waits[int(len(waits) * 0.95)]
 
 
 async def test_a_long_pause_keeps_the_order(erp_database: str) -> None:

@@ -1,4 +1,4 @@
-"""What the triggers capture of what an ERP does: each committed change once, and nothing else."""
+"""What the triggers capture of what an ERP does: each committed change once, and nothing else (F32 to F34)."""
 
 from collections.abc import AsyncIterator
 from typing import Any

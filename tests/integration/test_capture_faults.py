@@ -1,4 +1,5 @@
-"""What people do to the tables and to ours, by accident or on purpose: the ERP's writes work on, and it is told."""
+"""What people do to the tables and to ours, by accident or on purpose: the ERP's writes work on, and it is told (F22 to
+F24, F36, F40)."""
 
 import asyncio
 import os

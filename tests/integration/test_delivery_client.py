@@ -1,4 +1,5 @@
-"""The one request and what its answer means, byte for byte, against a server that says whatever it is told to."""
+"""The one request and what its answer means, byte for byte, against a server that says whatever it is told to (F42, F45
+to F47, F57)."""
 
 import asyncio
 import json
