@@ -117,7 +117,7 @@ class Service:
                 listening = tasks.keep(doorbell.listen(), "listen")
                 tasks.keep(upkeep.run(self.stopping), "upkeep")
                 if once:
-                    tasks.keep(self._until_done(calendar, matcher, delivery), "once")
+                    tasks.keep(self._until_done(calendar, upkeep, matcher, delivery), "once")
                 else:
                     tasks.keep(matcher.run(self.stopping), "match")
                     tasks.keep(reconciler.run(self.stopping), "reconcile")
@@ -151,8 +151,10 @@ class Service:
 
         await keep_telling(self.stopping, turned, status)
 
-    async def _until_done(self, calendar: Calendar, matcher: Matcher, delivery: Delivery) -> None:
+    async def _until_done(self, calendar: Calendar, upkeep: Upkeep, matcher: Matcher, delivery: Delivery) -> None:
         await calendar.look()
+        # What an earlier run left behind is part of what is due.
+        await upkeep.round()
         while await matcher.look():
             pass
         await delivery.until_nothing_is_due()

