@@ -102,23 +102,32 @@ async def test_a_thread_that_is_stuck_holds_up_nobody_else(erp_database: str) ->
 
 @pytest.mark.timeout(600)
 async def test_a_thread_that_is_stuck_makes_nobody_later(erp_database: str) -> None:
-    """F60: the 95th of a hundred waits as long as without it."""
-    count = 500 if LONG else 60
+    """F60: the 95th of a hundred waits as long as without it. Measured in turns, since machines have moods."""
+    count, turns = (250, 4) if LONG else (30, 2)
     async with open_world(erp_database, rules=rules_text(rate="200/s")) as world, world.service():
-        without = await _p95(world, "without", count)
+        await _p95(world, "warm", 20)
         world.gateway.add_fault(Fault(action=Answer(status=429), content="stuck"))
         await world.note("stuck", "stuck")
         await world.until("SELECT pause_kind = 'rate' FROM listener.account")
-        await world.db.execute("UPDATE listener.message SET due_at = now() + interval '15 min'")
-        await world.db.execute(
-            "UPDATE listener.thread SET next_at = now() + interval '15 min' WHERE next_at IS NOT NULL"
-        )
-        await world.db.execute("UPDATE listener.account SET paused_until = now()")
+        await world.db.execute("UPDATE listener.account SET paused_until = now() + interval '1 h'")
         await world.notes([("stuck", f"behind {n}") for n in range(20)])
-        await _p95(world, "the probe and after", 20)
-        beside = await _p95(world, "beside", count)
-        print(f"95 of 100 within {without * 1000:.0f} ms without, {beside * 1000:.0f} ms beside a thread that is stuck")
-        assert beside <= without * 1.2 + (0.01 if LONG else 0.5)
+        await world.until("SELECT count(*) = 21 FROM listener.message")
+        without, beside = [], []
+        for turn in range(turns):
+            await world.db.execute("UPDATE listener.message SET state = 'held' WHERE thread LIKE '%stuck'")
+            await world.db.execute("UPDATE listener.thread SET next_at = NULL WHERE name LIKE '%stuck'")
+            await world.db.execute("UPDATE listener.account SET paused_until = now() WHERE streak > 0")
+            without.append(await _p95(world, f"without {turn}", count))
+            await world.db.execute(
+                "UPDATE listener.message SET state = 'waiting', due_at = now() + interval '15 min' WHERE state = 'held'"
+            )
+            await world.db.execute(
+                "UPDATE listener.thread SET next_at = now() + interval '15 min' WHERE name LIKE '%stuck'"
+            )
+            beside.append(await _p95(world, f"beside {turn}", count))
+        print(f"95 of 100 within {min(without) * 1000:.0f} ms without, {min(beside) * 1000:.0f} ms beside")
+        assert min(beside) <= min(without) * 1.2 + (0.01 if LONG else 0.5)
+        assert [text for text in world.arrived() if text.startswith(("stuck", "behind"))] == []
 
 
 async def _p95(world: World, name: str, count: int) -> float:
