@@ -260,7 +260,7 @@ async def open_bench(
     rules: str | None = None,
 ) -> AsyncIterator[Bench]:
     """A bench on an empty database; replicas connect by way of `via` if given, such as a proxy."""
-    limits = GatewaySettings(latency=latency, per_second=15 if rate <= RATE else None)
+    limits = GatewaySettings(latency=latency, per_second=15 if rate <= RATE else None, requests_kept=1_000_000)
     wanted = rules or rules_text(rate=f"{rate:g}/s")
     async with open_world(dsn, rules=wanted, gateway=limits, http_timeout=http_timeout) as world:
         if via is not None:
