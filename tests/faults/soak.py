@@ -15,6 +15,8 @@ WRITES_PER_SECOND = 10.0
 MISBEHAVIOUR = 0.1
 # with everything that can be unclear settled by the sweep, this long after the last fault nothing may wait
 DRAIN = 120.0
+# what was frozen may find out last of all that it has not sent what others gave up
+CALM = 3.0
 
 
 async def soak(server: Server, dsn: str, seed: int, seconds: float, keys: int = 30) -> Evidence:
@@ -31,7 +33,7 @@ async def soak(server: Server, dsn: str, seed: int, seconds: float, keys: int = 
         await bench.world.settled(60)
         await _chaos(bench, seed, steps, seconds)
         bench.world.gateway.state.faults.clear()
-        return await bench.verdict(DRAIN)
+        return await bench.verdict(DRAIN, CALM)
 
 
 async def _chaos(bench: Bench, seed: int, steps: Sequence[plan.Step], seconds: float) -> None:
