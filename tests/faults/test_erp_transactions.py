@@ -1,18 +1,25 @@
-"""F31 to F33, F35, F37: what the ERP's transactions do to each other, and to us: late commits, roll-backs, repeated
-saves, locks, and a history that is not ours to tell. (F34, F36 and F40 are in `tests/integration/test_capture*.py`.)"""
+"""F31 to F33, F35, F37, F39, F41: what the ERP's transactions do to each other, and to us: late commits, roll-backs,
+repeated saves, locks, a history that is not ours to tell, a mass change, and our own housekeeping beside it all.
+
+(F34, F36 and F40 are in `tests/integration/test_capture*.py`.)
+"""
 
 import asyncio
 import os
 import random
 from dataclasses import replace
+from statistics import median
+from time import monotonic
 
 import psycopg
 import pytest
 
+from listener.simulator.gateway import Break, Fault, Moment
 from listener.simulator.postgres import Server
 from tests.faults.bench import open_bench
+from tests.faults.checker import broken
 from tests.support.verbs import verb
-from tests.support.world import PHONE, World, open_world, rules_text
+from tests.support.world import NOTES, PHONE, World, open_world, rules_text
 
 LONG = os.environ.get("LISTENER_LONG") == "1"
 INSERT = "INSERT INTO public.notes (topic, body, phone) VALUES (%s, %s, %s)"
@@ -224,3 +231,110 @@ async def test_what_was_there_before_is_never_told(erp_database: str) -> None:
             await world.settled()
         assert sorted(world.arrived()) == ["first", "more new"]
         assert len(await world.messages()) == 2
+
+
+MASS_RULES = """
+version: 1
+accounts:
+  main: {domain: acme, token_file: TOKEN_FILE, service_id: 12, rate: 200/s}
+defaults: {account: main}
+watch:
+  note: {table: public.notes, events: [insert], key: topic}
+  mass: {table: public.mass, columns: [status], key: id}
+rules:
+  mass: {on: mass, to: "'0980000000'", text: "mass {{ new.id }}", brake: 100/h}
+  note: {on: note, to: new.phone, text: "{{ new.body }}"}
+"""
+COLUMNS = ", ".join(f"c{n} text DEFAULT 'value {n}'" for n in range(20))
+MASS_SCHEMA = f"""
+{NOTES};
+CREATE TABLE public.mass (id bigint PRIMARY KEY, status text NOT NULL DEFAULT 'new', at timestamptz, {COLUMNS});
+CREATE INDEX ON public.mass (status); CREATE INDEX ON public.mass (at); CREATE INDEX ON public.mass (c1);
+CREATE TABLE public.plain (LIKE public.mass INCLUDING ALL);
+"""
+
+
+@pytest.mark.timeout(900)
+async def test_a_mass_mistake_is_held_by_the_brake_and_one_word_decides(erp_database: str) -> None:
+    """F39: as many as the rule may make are sent, the rest waits for a person; other rules go on."""
+    rows = 50_000 if LONG else 3_000
+    async with open_world(erp_database, rules=MASS_RULES, schema=MASS_SCHEMA) as world:
+        await world.db.execute("SET statement_timeout = 0")
+        for table in ("mass", "plain"):
+            await world.db.execute(f"INSERT INTO public.{table} (id) SELECT generate_series(1, {rows})".encode())
+        await world.db.execute("VACUUM ANALYZE public.mass, public.plain")
+        await world.replica()
+        seconds = {}
+        for table in ("plain", "mass"):
+            began = monotonic()
+            await world.db.execute(f"UPDATE public.{table} SET status = 'shipped'".encode())
+            seconds[table] = monotonic() - began
+        print(f"{rows} rows in one UPDATE: {seconds['plain']:.2f} s, with capture {seconds['mass']:.2f} s")
+        await world.until("SELECT EXISTS (SELECT FROM listener.brake WHERE rule = 'mass')", seconds=60)
+        for n in range(5):
+            await world.note("other", f"other {n}")
+        await world.until("SELECT NOT EXISTS (SELECT FROM listener.outbox)", seconds=300)
+        await world.settled(60)
+        arrived = world.arrived()
+        assert sum(text.startswith("mass") for text in arrived) == 100
+        assert {f"other {n}" for n in range(5)} <= set(arrived)
+        status = (await verb(world.environment(), "status", "-o", "json")).json
+        assert status["messages"]["held"] == rows - 100
+        done = await verb(world.environment(), "cancel", "--rule", "mass", "--state", "held", "--yes", "-o", "json")
+        assert done.json["changed"] == rows - 100
+        assert len(world.arrived()) == 105
+
+
+async def test_housekeeping_beside_the_work_hurts_nobody_and_removes_nothing_that_is_open(erp_database: str) -> None:
+    """F41: old days are dropped and new ones made by three replicas at once, while the ERP writes."""
+    async with open_bench(erp_database, keys=10) as bench:
+        world = bench.world
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), content="unclear"))
+        await world.note("unclear", "unclear")
+        async with world.service():
+            await world.settled()
+        await world.db.execute("UPDATE listener.message SET created_at = now() - interval '80 days'")
+        await world.db.execute(OLD_DAYS.encode())
+        plain, captured, stopping = await _write_seconds(world, "plain_notes"), [], asyncio.Event()
+        async with bench.fleet(3):
+            writing = asyncio.create_task(bench.erp.run(20, stopping))
+            await world.until("SELECT count(*) = 0 FROM pg_class WHERE relname LIKE '%_2020____'", seconds=60)
+            captured = await _write_seconds(world, "notes")
+            stopping.set()
+            await writing
+            await world.settled(60)
+        assert (await world.states())["unclear"] == "unknown"
+        added = median(captured) - median(plain)
+        print(f"a write takes {added * 1000:.1f} ms more")
+        assert added <= (0.005 if LONG else 0.05)
+        found = await bench.evidence()
+        assert [line for line in broken(found) if line.startswith(("I2", "I3", "I6", "I7", "I8"))] == []
+        assert bench.erp.errors == []
+
+
+# partitions of days of long ago
+OLD_DAYS = """
+DO $$ DECLARE parent text; BEGIN
+    FOREACH parent IN ARRAY ARRAY['finished', 'attempt'] LOOP
+        FOR n IN 1..12 LOOP
+            EXECUTE format('CREATE TABLE listener.%I PARTITION OF listener.%I FOR VALUES FROM (%L) TO (%L)',
+                           parent || '_202001' || to_char(n, 'FM00'), parent,
+                           date '2020-01-01' + n, date '2020-01-02' + n);
+        END LOOP;
+    END LOOP;
+END $$
+"""
+
+
+async def _write_seconds(world: World, table: str) -> list[float]:
+    """How long writes to a table take, one row each."""
+    await world.db.execute(f"CREATE TABLE IF NOT EXISTS public.{table} (LIKE public.notes INCLUDING ALL)".encode())
+    taken = []
+    for n in range(100):
+        began = monotonic()
+        await world.db.execute(
+            f"INSERT INTO public.{table} (topic, body, phone) VALUES ('k', %s, '0980000000')".encode(), [f"{table} {n}"]
+        )
+        taken.append(monotonic() - began)
+        await asyncio.sleep(0.002)
+    return taken
