@@ -316,7 +316,7 @@ async def test_housekeeping_beside_the_work_hurts_nobody_and_removes_nothing_tha
 OLD_DAYS = """
 DO $$ DECLARE parent text; BEGIN
     FOREACH parent IN ARRAY ARRAY['finished', 'attempt'] LOOP
-        FOR n IN 1..12 LOOP
+        FOR n IN 1..5 LOOP
             EXECUTE format('CREATE TABLE listener.%I PARTITION OF listener.%I FOR VALUES FROM (%L) TO (%L)',
                            parent || '_202001' || to_char(n, 'FM00'), parent,
                            date '2020-01-01' + n, date '2020-01-02' + n);
