@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from tests.bench.report import Report
 
-NAMES = ("capture", "latency", "idle", "queue")
+NAMES = ("capture", "latency", "match", "idle", "queue")
 
 
 def main(arguments: list[str] | None = None) -> int:
