@@ -19,8 +19,8 @@ from tests.support.world import Replica, World, open_world, rules_text
 
 LONG = os.environ.get("LISTENER_LONG") == "1"
 # (replicas, seconds); and every so many seconds the network stands still for so long
-PHASES = ((1, 1800.0), (3, 1800.0), (6, 1800.0), (2, 1800.0)) if LONG else ((1, 2.0), (3, 4.0), (6, 6.0), (2, 3.0))
-STALLS = (300.0, 5.0) if LONG else (10.0, 1.5)
+PHASES = ((1, 1800.0), (3, 1800.0), (6, 1800.0), (2, 1800.0)) if LONG else ((1, 1.0), (3, 3.0), (6, 5.0), (2, 2.0))
+STALLS = (300.0, 5.0) if LONG else (7.0, 1.5)
 DELAY = 0.3
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.faults.interleavings import Interleavings, stage
 
 LONG = os.environ.get("LISTENER_LONG") == "1"
-EXAMPLES = 1500 if LONG else 40
+EXAMPLES = 1500 if LONG else 30
 STEPS = 60
 
 

@@ -21,6 +21,7 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from listener import caresoft, limits, matching, messages, settling
+from listener.backoff import Backoff
 from listener.database import Connection
 from listener.delivery import Delivery
 from listener.model import Accepted, Outcome
@@ -30,6 +31,8 @@ from tests.faults.checker import broken
 from tests.faults.interleavings import Interleavings, stage
 from tests.faults.test_soak import LONG
 from tests.support.raw_server import answer, raw_server, says
+
+FORGIVES = "m2.if_unsure = 'resend' AND m2.unsure = 0"
 
 
 def edit(monkeypatch: pytest.MonkeyPatch, module: ModuleType, old: str, new: str) -> None:
@@ -92,13 +95,11 @@ async def test_looking_only_beyond_the_last_number_loses_what_commits_late(
 async def test_a_sweep_that_makes_unclear_messages_ready_again_sends_twice(
     erp_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edit(monkeypatch, messages, "m2.if_unsure = 'resend' AND m2.unsure = 0", "true")
+    edit(monkeypatch, messages, FORGIVES, "true")
+    monkeypatch.setattr(settling, "RESEND_BACKOFF", Backoff(first=0.05, longest=0.05))
     async with watched(erp_database) as bench:
-        bench.world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), times=3))
+        bench.world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), times=2))
         await bench.erp.write(1)
-        await bench.world.until("SELECT state = 'waiting' FROM listener.message")
-        await bench.world.db.execute("UPDATE listener.message SET due_at = now()")
-        await bench.world.db.execute("UPDATE listener.thread SET next_at = now()")
         await bench.world.gateway.wait_for(2)
         assert "I2" in promises(await verdict(bench, 0.1))
 
@@ -214,7 +215,6 @@ async def test_a_limiter_of_each_replicas_own_is_none(erp_database: str, monkeyp
 
 # -- the model
 
-FORGIVES = "m2.if_unsure = 'resend' AND m2.unsure = 0"
 TICKET = "coalesce(x.ticket_id, r.ticket_received)"
 UNCLEAR = "a.message_id = m.id AND a.outcome = 'unknown'"
 EXPIRES = "expires_at <= clock_timestamp() AND unsure = 0"
