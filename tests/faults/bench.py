@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from time import monotonic
+from typing import Any
 
 import psycopg
 
@@ -184,7 +185,23 @@ class Bench:
                 if await self.backlog() == 0 and len(self.world.gateway.state.requests) == requests:
                     return before, settled - began
         except TimeoutError:
+            print("what still waits:", *await self._left(), sep="\n")
             return before, None
+
+    async def _left(self) -> list[dict[str, Any]]:
+        """The accounts, and what waits by what it waits for."""
+        return [
+            *await self.world.rows("SELECT *, clock_timestamp() AS now FROM listener.account"),
+            *await self.world.rows(
+                """SELECT m.state, m.due_at > clock_timestamp() AS later, t.lease IS NOT NULL AS leased,
+                          t.ticket_id IS NULL AS bare,
+                          t.next_at <= clock_timestamp() AS due, t.next_at IS NULL AS asleep, m.reason, count(*) AS n,
+                          min(t.next_at - clock_timestamp()) AS first, min(t.name) AS thread
+                     FROM listener.message m JOIN listener.thread t ON t.id = m.thread_id
+                    WHERE m.state IN ('waiting', 'sending') GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY n DESC LIMIT 20"""
+            ),
+            *await self.world.rows("SELECT count(*) AS outbox, min(at) AS oldest FROM listener.outbox"),
+        ]
 
     async def evidence(self, backlog: int = 0, drained: float | None = 0.0, **more: object) -> Evidence:
         """Everything the checker asks for, from the ERP, the gateway, the product's tables and its output."""
