@@ -7,7 +7,6 @@ Lines are written by a thread: output that nobody reads must not stop a delivery
 
 import atexit
 import logging
-import re
 import sys
 import threading
 import unicodedata
@@ -20,6 +19,8 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from listener.words import mask_phones
+
 # lines kept for a reader that is slow; the oldest go first
 KEPT = 1000
 # seconds that the end of the process waits for the last lines to be read
@@ -27,7 +28,6 @@ _FAREWELL = 1.0
 # seconds for which the same warning is told once; then again, with how often it was left out
 QUIET = 60.0
 _LONGEST = 500
-_PHONE = re.compile(r"(?<![\w.])(?:\+?84|0)[ .-]?\d(?:[ .-]?\d){7,9}(?![\w.]*\d)")
 
 
 class Lines:
@@ -72,7 +72,7 @@ class Lines:
 def neutral(text: str) -> str:
     """What somebody else may have written: on one line, without control characters, a phone masked, not too long."""
     shown = "".join(c if unicodedata.category(c) not in _HARMFUL else f"\\u{ord(c):04x}" for c in text)
-    shown = _PHONE.sub(lambda m: m[0][:3] + "***" + m[0][-3:], shown)
+    shown = mask_phones(shown)
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
 
 

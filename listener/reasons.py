@@ -7,10 +7,10 @@ a person's) stays as it is.
 import re
 
 
-def _known(english: str, vietnamese: str) -> tuple[re.Pattern[str], str]:
+def _known(english: str, vietnamese: str) -> tuple[re.Pattern[str], str, str]:
     """`{x}` stands for a piece that is kept, `{x!}` for one that is a reason itself."""
     shape = re.sub(r"\\\{(\w+)!?\\\}", r"(?P<\1>.+?)", re.escape(english))
-    return re.compile(shape, re.DOTALL), vietnamese
+    return re.compile(shape, re.DOTALL), english, vietnamese
 
 
 _KNOWN = tuple(
@@ -145,9 +145,19 @@ _KEPT = re.compile(r"\{(\w+)(!?)\}")
 
 def in_vietnamese(reason: str) -> str:
     """The reason in Vietnamese, as far as it is known; several, joined by `; `, each by itself."""
-    for pattern, vietnamese in _KNOWN:
+    for pattern, _, vietnamese in _KNOWN:
         if found := pattern.fullmatch(reason):
             return _KEPT.sub(lambda piece: in_vietnamese(found[piece[1]]) if piece[2] else found[piece[1]], vietnamese)
     if "; " in reason:
         return "; ".join(map(in_vietnamese, reason.split("; ")))
     return reason
+
+
+def without_values(reason: str, vietnamese: bool) -> str:
+    """What is ours of a reason: what stands for a value, and what is not known, is `…`."""
+    for pattern, *both in _KNOWN:
+        if found := pattern.fullmatch(reason):
+            return _KEPT.sub(
+                lambda piece: without_values(found[piece[1]], vietnamese) if piece[2] else "…", both[vietnamese]
+            )
+    return "; ".join(without_values(one, vietnamese) for one in reason.split("; ")) if "; " in reason else "…"

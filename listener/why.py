@@ -21,6 +21,7 @@ from listener.rules import parse
 from listener.rules.judging import CompiledRule
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.templates import Missing
+from listener.words import mask_phones
 
 SQL = load("why")
 # changes; older ones are left out
@@ -114,7 +115,7 @@ async def why(conn: Connection, asked: str, *, reveal: bool = False) -> Timeline
     entries.sort(key=lambda e: (e.at, order.index(e.kind)))
     return Timeline(
         phone=(phone if reveal else phones.mask_phone(phone)) if phone else None,
-        key=asked if phone is None or reveal else phones.mask_phone(asked),
+        key=asked if reveal else mask_phones(asked) if phone is None else phones.mask_phone(asked),
         entries=tuple(entries),
         cut=len(of_key) == LIMIT or len(ids) == LIMIT,
     )
@@ -155,10 +156,10 @@ def _change(row: Mapping[str, Any], fate: Fate, reveal: bool) -> Entry:
 
 
 def _shown(value: Any, reveal: bool) -> Any:
-    """A value of the row; one that is a phone number is masked."""
+    """A value of the row; phone numbers in it are masked."""
     if not reveal and isinstance(value, str) and isinstance(phones.normalise(value, migrate_old=True), phones.Phone):
         return phones.mask_phone(value)
-    return value
+    return mask_phones(value) if not reveal and isinstance(value, str) else value
 
 
 def _verdicts(

@@ -1,7 +1,6 @@
 """Pages from templates: one Jinja environment of its own, everything escaped, words in the reader's language."""
 
 import hashlib
-import re
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from listener.model import State
 from listener.web.access import SESSION, Session
 from listener.web.concerns import Concern
 from listener.web.texts import DEFAULT, LANGUAGES, words
+from listener.words import mask_phones
 
 HERE = Path(__file__).parent
 # what the page shows times in; the database keeps them with the zone
@@ -126,8 +126,12 @@ def shown_phone(value: str | None) -> str:
 
 
 def shown_key(value: str) -> str:
-    """The key of an order or account; masked where it is somebody's phone."""
-    return shown_phone(value) if isinstance(phones.normalise(value, migrate_old=True), phones.Phone) else value
+    """The key of an order or account; masked where it is somebody's phone, or holds one."""
+    return (
+        shown_phone(value)
+        if isinstance(phones.normalise(value, migrate_old=True), phones.Phone)
+        else mask_phones(value)
+    )
 
 
 def sees_texts(session: Session | None) -> bool:
@@ -143,10 +147,6 @@ def shown_body(value: str | None, session: Session | None, lang: str) -> str:
     return value if sees_texts(session) else t["hidden_text"]
 
 
-# where our own words end and a value, the gateway's words or a person's begin
-_VALUE = re.compile(r"[:(\"«“]")
-
-
 def shown_reason(value: str | None, lang: str) -> str:
     """A reason as it was written down, in the reader's language as far as it is one of ours."""
     if not value:
@@ -156,8 +156,9 @@ def shown_reason(value: str | None, lang: str) -> str:
 
 def shown_why(value: str | None, lang: str, session: Session | None) -> str:
     """The same of one message: without the values and foreign words in it for those who may not read texts."""
-    said = shown_reason(value, lang)
-    return said if sees_texts(session) else _VALUE.split(said, maxsplit=1)[0].strip()
+    if not value or sees_texts(session):
+        return shown_reason(value, lang)
+    return reasons.without_values(value, lang == "vi")
 
 
 def shown_target(value: str, lang: str) -> str:
@@ -167,14 +168,14 @@ def shown_target(value: str, lang: str) -> str:
     return f"{word} {name}" if name else word
 
 
-def said(concern: Concern, lang: str) -> str:
-    """A concern as a sentence."""
+def said(concern: Concern, lang: str, whole: bool = True) -> str:
+    """A concern as a sentence; unless `whole`, without foreign words in its reason."""
     shown = dict(concern.values)
     shown["s"] = "" if shown.get("n") == 1 else "s"
     for name, value in shown.items():
         match name:
             case "reason":
-                shown[name] = shown_reason(value, lang)
+                shown[name] = shown_reason(value, lang) if whole else reasons.without_values(value, lang == "vi")
             case "seconds":
                 shown[name] = spell(value, lang)
             case "at":
@@ -182,7 +183,7 @@ def said(concern: Concern, lang: str) -> str:
             case "n":
                 shown[name] = number(value)
             case "first":
-                first = said(value, lang)
+                first = said(value, lang, whole)
                 shown[name] = first[:1].lower() + first[1:]
             case "what":
                 shown[name] = shown_target(value, lang)

@@ -82,6 +82,23 @@ def test_what_is_kept_and_what_is_joined(english: str, vietnamese: str) -> None:
 
 
 def test_no_translation_loses_or_invents_a_piece() -> None:
-    for pattern, vietnamese in reasons._KNOWN:
+    for pattern, _, vietnamese in reasons._KNOWN:
         kept = set(re.findall(r"\{(\w+)!?\}", vietnamese))
         assert kept == set(pattern.groupindex), vietnamese
+
+
+@pytest.mark.parametrize(
+    ("reason", "english", "vietnamese"),
+    [
+        ("refused by the gateway: no Lan", "refused by the gateway: …", "CareSoft từ chối: …"),
+        ("perhaps sent: the answer broke off", "perhaps sent: the answer broke off",
+         "có thể đã gửi: câu trả lời bị đứt giữa chừng"),
+        ("sent after all; ticket 7 refused (for Lan): sent without it",
+         "sent after all; ticket … refused (…): sent without it",
+         "hóa ra đã gửi được; phiếu … không được nhận (…), gửi không kèm phiếu"),
+        ("Lan owes 5", "…", "…"),
+    ],
+)  # fmt: skip
+def test_what_is_ours_of_a_reason_is_told_without_values(reason: str, english: str, vietnamese: str) -> None:
+    assert reasons.without_values(reason, vietnamese=False) == english
+    assert reasons.without_values(reason, vietnamese=True) == vietnamese
