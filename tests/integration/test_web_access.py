@@ -1,4 +1,4 @@
-"""The page's door: closed unless a token is set, no change without a form of ours, the same headers on every answer."""
+"""F78: the page's door: closed without a token, no change without a form of ours, the same headers on every answer."""
 
 import asyncio
 import socket

@@ -165,6 +165,7 @@ async def test_whoever_wants_a_whole_number_asks_for_it_and_that_is_written_down
 
 
 async def test_hostile_words_are_shown_as_words(erp_database: str) -> None:
+    """F79: of texts, keys, rules, reasons and the gateway's answers. (In a browser: tests/pages.)"""
     async with open_world(erp_database) as world:
         world.gateway.add_fault(Fault(action=Answer(status=400, message=HOSTILE), times=1))
         await world.note(HOSTILE, HOSTILE)

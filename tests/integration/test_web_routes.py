@@ -1,4 +1,4 @@
-"""Every address of the page, as the application itself lists them: who may open it; and looking changes nothing."""
+"""F78: every address of the page, as the application lists them: who may open it; and looking changes nothing."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Every page in both languages, on a desk and on a phone, in light and dark: photographed, judged, used by a person."""
+"""F79: every page in both languages, on desk and phone, in light and dark: photographed, judged, used by a person."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Quiet hours over midnight, in any zone, and where the clocks change."""
+"""F69: quiet hours over midnight, in any zone, and where the clocks change. (What is too old: test_words.py.)"""
 
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo

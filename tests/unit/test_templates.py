@@ -1,4 +1,4 @@
-"""The template language: what it gives, which names it uses, what it refuses, and that nothing in it runs away."""
+"""F71, F72: the template language: what it gives, which names it uses, what it refuses; nothing in it runs away."""
 
 import time
 import tracemalloc
