@@ -1,4 +1,4 @@
-"""F69: quiet hours over midnight, in any zone, and where the clocks change. (What is too old: test_words.py.)"""
+"""F69: quiet hours over midnight, in any zone, and where the clocks change. (What is too old: test_why.py.)"""
 
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
