@@ -55,7 +55,7 @@ EXPLAIN SELECT rolpassword FROM pg_catalog.pg_authid
 
 -- name: daemon_not_program
 -- run a program on the server
-COPY (SELECT 1) TO PROGRAM 'true'
+COPY (SELECT WHERE false) TO PROGRAM 'true'
 
 -- name: daemon_not_file
 -- read a file of the server
