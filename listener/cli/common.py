@@ -32,7 +32,7 @@ rules_option = click.option(
 )
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's where it is installed (the extra `fast`); None for asyncio's own."""
     if find_spec("uvloop") is None:
         return None
@@ -46,7 +46,7 @@ def asynchronous(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     @wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 return runner.run(verb(*args, **kwargs))
         except ListenerError as error:
             raise fail(str(error), error.exit_code) from None

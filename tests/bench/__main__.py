@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from tests.bench.report import Report
 
-NAMES = ("capture", "latency", "match", "idle", "queue", "steady", "accounts")
+NAMES = ("capture", "latency", "match", "deliver", "idle", "queue", "steady", "accounts")
 
 
 def main(arguments: list[str] | None = None) -> int:
