@@ -33,7 +33,8 @@ log = structlog.get_logger()
 
 # requests on their way per account and replica: 12/s at 10 s an answer
 IN_FLIGHT = 128
-# of these, requests of which not a byte is written yet: what a stuck network may let go at once
+# of these, requests of which not a byte is written yet: what a stuck network may let go at once. So many, or two thirds
+# of what the account may send in a second.
 UNWRITTEN = 8
 # The sweep gives up on a permit this long after its request must have ended: as long again, within these bounds. It is
 # for slow storage of the outcome, so nothing of it need be waited for when requests are given little time.
@@ -41,6 +42,9 @@ DEADLINE_MARGIN = 2.0, 30.0
 # without a hint, look for work this often
 POLL = 1.0
 _RECONNECT = 0.5
+# A transaction costs as much as several requests, whatever it is for: at full speed there are so many seconds between
+# two of a kind. Less than `messages.SLACK`, so that no slot is lost.
+LULL = 0.01
 # outcomes written in one transaction
 SETTLE_BATCH = 200
 # for so long a COMMIT whose answer was lost may still come through: locks are waited for no longer than 10 s
@@ -66,7 +70,17 @@ class _Sender:
     @property
     def room(self) -> int:
         """How many more permits can be used at once."""
-        return min(IN_FLIGHT - self.in_flight, UNWRITTEN - self.unwritten)
+        return min(IN_FLIGHT - self.in_flight, self._most_unwritten - self.unwritten)
+
+    @property
+    def batch(self) -> int:
+        """How many permits are asked for at most, so that some are used while others are asked for."""
+        return self._most_unwritten // 2
+
+    @property
+    def _most_unwritten(self) -> int:
+        rate = self.account.rate.per_second if self.account is not None else 0.0
+        return min(IN_FLIGHT, max(UNWRITTEN, int(rate * 2 / 3)))
 
 
 class Delivery:
@@ -192,6 +206,8 @@ class Delivery:
             while not self._outcomes.empty() and len(results) < SETTLE_BATCH:
                 results.append(self._outcomes.get_nowait())
             await self._settle(results)
+            if len(results) > 1:
+                await asyncio.sleep(LULL)
 
     def give(self, result: Result) -> None:
         """Another's outcome to write down (the sweep's)."""
@@ -223,20 +239,20 @@ class Delivery:
             finally:
                 self._asking -= 1
             self._said.discard(name)
-            await self._rest(look, sender.wake, stopping)
+            await self._rest(look, sender, stopping)
             idle = look.slot_in >= POLL or look.due_in is None or look.due_in >= POLL
             sender.quiet = idle and not sender.wake.is_set()
 
-    async def _rest(self, look: messages.Look, wake: asyncio.Event, stopping: asyncio.Event) -> None:
+    async def _rest(self, look: messages.Look, sender: _Sender, stopping: asyncio.Event) -> None:
         """Waits until the account may send and something is due; a wake cannot hasten the pace, only the work."""
         if look.slot_in > 0:
             await wait_for_any(stopping, seconds=min(look.slot_in, POLL))
         elif look.leases and look.due_in is not None and look.due_in <= 0:
             # More is due; but what was just leased is to be written first.
-            await asyncio.sleep(0)
+            await asyncio.sleep(LULL if sender.room < sender.batch else 0)
         else:
             due_in = POLL if look.due_in is None else look.due_in
-            await wait_for_any(wake, stopping, seconds=min(max(due_in, 0.005), POLL))
+            await wait_for_any(sender.wake, stopping, seconds=min(max(due_in, 0.005), POLL))
 
     async def _lease(self, name: str, sender: _Sender, account: Account, token: int) -> "tuple[messages.Look, _Work]":
         access = accounts.access(name, account)
@@ -245,7 +261,7 @@ class Delivery:
                 await accounts.new_token(conn, name, access.token)
                 sender.token_print = mark
             work = _Work(access=access, asked_at=monotonic())
-            terms = self._terms(name, account, token, sender.room)
+            terms = self._terms(name, account, token, min(sender.room, sender.batch))
             look = await messages.look(conn, **terms) if sender.quiet else None
             if look is None or look.due:
                 look = await messages.lease(conn, **terms)
