@@ -70,6 +70,8 @@ BY_INDEX: Mapping[str, str] = {
     "enable_mergejoin": "off",
     "enable_sort": "off",
     "enable_material": "off",
+    # What is off costs "infinitely" much, so PostgreSQL thinks ever anew that planning once more may pay.
+    "plan_cache_mode": "force_generic_plan",
 }
 
 

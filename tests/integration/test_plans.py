@@ -2,7 +2,10 @@
 or all for another day."""
 
 import json
+import re
 from typing import Any
+
+import psycopg
 
 from listener.database import BY_INDEX, Connection, set_session
 from listener.queries import load
@@ -42,6 +45,7 @@ INSERT INTO listener.ticket_save (message_id, rule, ticket_id, params, due_at)
 SELECT n, 'note', 1, '{}', 'infinity' FROM generate_series(1, 2000) n;
 """
 )
+_PARAMETER = re.compile(r"%%|%\((\w+)\)s")
 # pages of 8 kB for a look that finds nothing
 NOTHING = 200
 # pages of 8 kB for 8 messages: a few index levels each, on five tables
@@ -49,11 +53,21 @@ PAGES = 1200
 
 
 async def pages(conn: Connection, statement: bytes, args: dict[str, Any]) -> int:
-    """How many pages the statement looks at, in the transaction that runs."""
-    cursor = await conn.execute(
-        b"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) " + statement, args, prepare=False
-    )
-    row = await cursor.fetchone()
+    """How many pages the statement looks at, in the transaction that runs, with the plan that serves any arguments."""
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return "%"
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    await conn.execute(f"PREPARE one AS {_PARAMETER.sub(number, statement.decode())}".encode(), prepare=False)
+    execute = "EXECUTE one" + (f"({', '.join(f'%({name})s' for name in names)})" if names else "")
+    query = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {execute}"
+    row = await (await psycopg.AsyncClientCursor(conn).execute(query.encode(), args)).fetchone()
+    await conn.execute(b"DEALLOCATE one")
     assert row is not None
     plan = row["QUERY PLAN"]
     plan = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
@@ -114,7 +128,8 @@ async def test_matching_leasing_and_settling_touch_only_what_they_take(database:
 
 async def test_what_waits_for_another_day_is_not_looked_at_today(database: str) -> None:
     """What replicas ask every second, each on a session like theirs."""
-    messages, usual = load("messages"), dict.fromkeys(BY_INDEX, "on")
+    messages = load("messages")
+    usual = {name: "on" if value == "off" else "auto" for name, value in BY_INDEX.items()}
     asked = (
         ("claim", messages["claim"], BY_INDEX),
         ("next_look", messages["next_look"], BY_INDEX),
