@@ -62,7 +62,8 @@ _SESSION: Mapping[str, str] = {
 REST = 60.0
 
 # For connections whose every statement finds its few rows by an index: with these a plan does not depend on how much
-# waits, nor on when the tables were last analyzed.
+# waits, nor on when the tables were last analyzed. A plan that was made when there was nothing is one exception: to an
+# empty table every index, and the whole of it, seems as good as the right one. It is made anew when a table has grown.
 BY_INDEX: Mapping[str, str] = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
@@ -73,6 +74,14 @@ BY_INDEX: Mapping[str, str] = {
     # What is off costs "infinitely" much, so PostgreSQL thinks ever anew that planning once more may pay.
     "plan_cache_mode": "force_generic_plan",
 }
+
+# seconds between looks at how large the tables are, on such a connection
+_MEASURE = 5.0
+# changes whenever a table has become about three times as large, or as small
+_SIZES = """
+SELECT sum(ceil(ln((1 + pg_relation_size(oid) / 8192)::float8)))::bigint AS sizes
+  FROM pg_class WHERE relnamespace = to_regnamespace('listener') AND relkind = 'r'
+"""
 
 
 def loads_exact(text: str | bytes) -> Any:
@@ -157,6 +166,8 @@ class Link:
         self._rest = rest
         self._resting: asyncio.TimerHandle | None = None
         self._session = session
+        self._by_index = BY_INDEX.items() <= session.items()
+        self._measured_at, self._sizes = float("-inf"), 0
         self._lock = asyncio.Lock()
         self._conn: Connection | None = None
         self._not_before, self._why = float("-inf"), ""
@@ -177,6 +188,8 @@ class Link:
             timer = loop.call_later(seconds, cut, conn)
             failed = True
             try:
+                if self._by_index and monotonic() - self._measured_at > _MEASURE:
+                    await self._measure(conn)
                 yield conn
                 failed = False
             except ListenerError:
@@ -195,6 +208,14 @@ class Link:
                     await conn.close()
                 elif self._rest is not None:
                     self._resting = loop.call_later(self._rest, self._let_go)
+
+    async def _measure(self, conn: Connection) -> None:
+        """Has statements planned anew when the tables are no longer what they were planned for."""
+        row = await (await conn.execute(_SIZES)).fetchone()
+        if row is not None and row["sizes"] != self._sizes:
+            await conn.execute("DISCARD PLANS")
+            self._sizes = row["sizes"]
+        self._measured_at = monotonic()
 
     def _stay(self) -> None:
         if self._resting is not None:

@@ -17,7 +17,7 @@ from typing import LiteralString
 from uuid import uuid4
 
 from listener import accounts, installation, messages
-from listener.database import BY_INDEX, Connection, connect
+from listener.database import BY_INDEX, Connection, Link, connect
 from listener.model import Accepted
 from listener.retention import Keeper
 from listener.rules import parse
@@ -149,7 +149,7 @@ async def _run(*, short: bool, long: bool) -> Report:
                     for case, opened in open_cases if number % 2 else reversed(open_cases):
                         await opened.call(case)
             for case, opened in open_cases:
-                case.cpu = opened.cpu()
+                case.cpu = await opened.cpu()
             kept = max(open_cases, key=lambda pair: pair[0].finished)
             gone = await kept[1].drop_old_days()
     finally:
@@ -206,31 +206,35 @@ class _Open:
                 await self._admin.execute(made.encode())
         await self._admin.execute("VACUUM ANALYZE")
         await self._admin.execute("CHECKPOINT")
-        self._leasing = await connect(settings, "lease", **BY_INDEX)
-        self._settling = await connect(settings, "settle", **BY_INDEX)
+        self._leasing = Link(settings, "lease", **BY_INDEX)
+        self._settling = Link(settings, "settle", **BY_INDEX)
         for _ in range(5):
             await self.call(replace(self._case, lease=[[]], settle=[[]]))
-        self._used = self.cpu()
+        self._used = await self.cpu()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for conn in (self._leasing, self._settling, self._admin):
-            await conn.close()
+        await self._leasing.close()
+        await self._settling.close()
+        await self._admin.close()
 
-    def cpu(self) -> float:
+    async def cpu(self) -> float:
         """Seconds of a core that the two connections took since the warm-up."""
-        return sum(cpu_seconds(c.info.backend_pid) for c in (self._leasing, self._settling)) - self._used
+        async with self._leasing.use() as leasing, self._settling.use() as settling:
+            return sum(cpu_seconds(conn.info.backend_pid) for conn in (leasing, settling)) - self._used
 
     async def call(self, case: Case) -> None:
         """A batch of permits, and their outcomes."""
         began = perf_counter()
-        look = await messages.lease(
-            self._leasing, account="main", token=int(began * 1e9), replica=uuid4(), rate=None, want=WANT, deadline=60
-        )
+        async with self._leasing.use() as conn:
+            look = await messages.lease(
+                conn, account="main", token=int(began * 1e9), replica=uuid4(), rate=None, want=WANT, deadline=60
+            )
         leased = perf_counter()
-        assert len(look.leases) == WANT, (case, look)
+        assert len(look.leases) == WANT, look
         results = [Result(lease=lease, outcome=Accepted(ticket=lease.message_id), ms=1) for lease in look.leases]
-        await settle(self._settling, results, lambda: 0.5)
+        async with self._settling.use() as conn:
+            await settle(conn, results, lambda: 0.5)
         case.lease[-1].append((leased - began) * 1000)
         case.settle[-1].append((perf_counter() - leased) * 1000)
 

@@ -4,11 +4,26 @@ import asyncio
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg.conninfo import make_conninfo
 
-from listener.database import Link
+from listener import database as connections
+from listener.database import BY_INDEX, Connection, Link
 from listener.settings import Settings, read_settings
-from tests.support.world import PATIENCE
+from tests.support.world import PATIENCE, open_world
+
+MANY = """
+INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, phone, text,
+                              state, expires_at)
+SELECT n, 'note', 1, 'note', 'k', 'main', n, 't', '0980000000', 'x', 'waiting', 'infinity'
+  FROM generate_series(1, 5000) n
+"""
+
+
+async def plan(conn: Connection) -> str:
+    row = await (await conn.execute("EXPLAIN (FORMAT JSON) EXECUTE by_id('{1,2}')", prepare=False)).fetchone()
+    assert row is not None
+    return str(row["QUERY PLAN"])
 
 
 async def pid(link: Link) -> int:
@@ -59,3 +74,25 @@ async def test_a_link_in_use_does_not_rest(database: str) -> None:
             assert conn.info.backend_pid == first
     finally:
         await link.close()
+
+
+async def test_a_plan_made_for_empty_tables_is_made_anew_when_they_have_grown(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vacuumed while it is empty, a table's every index seems as good as the right one, and so does the whole of it."""
+    monkeypatch.setattr(connections, "_MEASURE", 0.0)
+    async with open_world(database) as world:
+        # so that nothing else has it planned anew
+        await world.db.execute("ALTER TABLE listener.message SET (autovacuum_enabled = off)")
+        await world.db.execute("VACUUM ANALYZE listener.message")
+        link = Link(world.settings, "planner", **BY_INDEX)
+        try:
+            async with link.use() as conn:
+                await conn.execute("PREPARE by_id AS SELECT * FROM listener.message WHERE id = ANY($1::bigint[])")
+                first = await plan(conn)
+            await world.db.execute(MANY)
+            async with link.use() as conn:
+                assert first != (then := await plan(conn))
+                assert "message_pkey" in then
+        finally:
+            await link.close()
