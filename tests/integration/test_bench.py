@@ -8,6 +8,9 @@ import pytest
 from tests.bench import capture
 from tests.bench.__main__ import NAMES, main
 
+# They take what the machine has: run one at a time, with the fault bench.
+pytestmark = pytest.mark.faults
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bench_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
