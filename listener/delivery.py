@@ -64,23 +64,19 @@ class _Sender:
     punctuality: Punctuality = field(default_factory=Punctuality)
     in_flight: int = 0
     unwritten: int = 0
+    may_be_unwritten: int = UNWRITTEN
     # when its loop last turned
     turned_at: float = field(default_factory=monotonic)
 
     @property
     def room(self) -> int:
         """How many more permits can be used at once."""
-        return min(IN_FLIGHT - self.in_flight, self._most_unwritten - self.unwritten)
+        return min(IN_FLIGHT - self.in_flight, self.may_be_unwritten - self.unwritten)
 
     @property
     def batch(self) -> int:
         """How many permits are asked for at most, so that some are used while others are asked for."""
-        return self._most_unwritten // 2
-
-    @property
-    def _most_unwritten(self) -> int:
-        rate = self.account.rate.per_second if self.account is not None else 0.0
-        return min(IN_FLIGHT, max(UNWRITTEN, int(rate * 2 / 3)))
+        return self.may_be_unwritten // 2
 
 
 class Delivery:
@@ -125,6 +121,8 @@ class Delivery:
         for name in self._senders.keys() | rules_accounts.keys():
             sender = self._senders.setdefault(name, _Sender())
             sender.account = rules_accounts.get(name)
+            if sender.account is not None:
+                sender.may_be_unwritten = min(IN_FLIGHT, max(UNWRITTEN, int(sender.account.rate.per_second * 2 / 3)))
             if name not in self._loops:
                 loop = self._account_loop(name, sender, tasks, stopping)
                 self._loops[name] = tasks.keep(loop, f"deliver {name}")

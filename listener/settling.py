@@ -45,6 +45,8 @@ RESEND_BACKOFF = Backoff(first=5, longest=5, jitter=1)
 TICKET_WAIT = 300.0
 # unclear answers in a row after which an account is probed instead of fed
 UNSURE_LIMIT = 3
+# outcomes that show an account to be as it should
+_ANSWERED = Accepted | Rejected | TicketRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,17 +145,30 @@ def pause_for(outcome: Outcome, streak: int, unsure: int, uniform: Callable[[], 
 async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[[], float]) -> None:
     """Writes outcomes down, durably. Doing it twice changes nothing, so it may be repeated when the COMMIT's answer
     is lost; an answer that was seen is kept even when the permit had run out meanwhile."""
-    async with conn.transaction():
-        async with conn.pipeline():
-            # Lock, then look: the statements below see whatever a matcher added before it let go of these threads.
-            threads = sorted({result.lease.thread_id for result in results})
-            await conn.execute(SQL["lock_threads"], {"threads": threads})
-            for wave in _waves(results):
-                args = {"results": to_json([settlement(r, uniform) for r in wave]), "ticket_wait": TICKET_WAIT}
-                for name in ("record", "finish", "finish_late", "put_back", "free_threads"):
-                    await conn.execute(SQL[name], args)
-        for account in sorted({result.lease.account for result in results}):
-            await _settle_account(conn, account, [r for r in results if r.lease.account == account], uniform)
+    by_account = {name: [r for r in results if r.lease.account == name] for name in {r.lease.account for r in results}}
+    # Then nothing need be read, and all goes to the server at once.
+    all_answered = all(isinstance(result.outcome, _ANSWERED) for result in results)
+    async with conn.pipeline():
+        await conn.execute("BEGIN")
+        # Lock, then look: the statements below see whatever a matcher added before it let go of these threads.
+        threads = sorted({result.lease.thread_id for result in results})
+        await conn.execute(SQL["lock_threads"], {"threads": threads})
+        for wave in _waves(results):
+            rows = [settlement(r, uniform) for r in wave]
+            args = {"results": to_json(rows), "ticket_wait": TICKET_WAIT}
+            await conn.execute(SQL["record"], args)
+            await conn.execute(SQL["finish"], args)
+            if any(row["state"] is not State.ACCEPTED for row in rows):
+                await conn.execute(SQL["put_back"], args)
+            await conn.execute(SQL["free_threads"], args)
+        if all_answered:
+            for account, theirs in sorted(by_account.items()):
+                await accounts.answered(conn, account, [r.lease.lease for r in theirs])
+            await conn.execute("COMMIT")
+    if not all_answered:
+        for account, theirs in sorted(by_account.items()):
+            await _settle_account(conn, account, theirs, uniform)
+        await conn.execute("COMMIT")
 
 
 def _waves(results: Sequence[Result]) -> list[list[Result]]:
@@ -171,7 +186,7 @@ def _waves(results: Sequence[Result]) -> list[list[Result]]:
 async def _settle_account(
     conn: Connection, account: str, results: Sequence[Result], uniform: Callable[[], float]
 ) -> None:
-    good = [r.lease.lease for r in results if isinstance(r.outcome, Accepted | Rejected | TicketRefused)]
+    good = [r.lease.lease for r in results if isinstance(r.outcome, _ANSWERED)]
     if good:
         await accounts.answered(conn, account, good)
     for result in results:

@@ -246,7 +246,8 @@ UPDATE listener.attempt a
 
 -- name: finish
 -- Accepted, rejected and outdated messages leave the queue. One that was perhaps sent before is never called rejected;
--- one whose earlier permit was answered while this one was under way is accepted, whatever came of this one.
+-- one whose earlier permit was answered while this one was under way is accepted, whatever came of this one. When some
+-- are not in the queue any more, a person may have given them up meanwhile: these were sent after all.
 WITH gone AS (
     DELETE FROM listener.message m
      USING jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, n integer, lease bigint, state text, reason text,
@@ -275,19 +276,18 @@ WITH gone AS (
            encoding, new_state, nullif(concat_ws('; ', ticket_note, nullif(new_reason, '')), ''), ticket_own, ticket_sent, ticket_received, no_ticket, if_unsure, max_block,
            permits, attempts - uncounted, unsure, save, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
       FROM gone
+), late AS (
+    UPDATE listener.finished f
+       SET state = 'accepted', ticket_id = r.ticket_received, reason = concat_ws('; ', 'sent after all', r.reason, f.reason)
+      FROM jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, state text, reason text, ticket_received bigint)
+     WHERE (SELECT count(*) FROM gone) < jsonb_array_length(%(results)s::jsonb)
+       AND f.id = r.id AND r.state = 'accepted' AND f.state IN ('cancelled', 'expired', 'rejected')
+       AND f.settled_at > now() - interval '1 day'
 )
 INSERT INTO listener.ticket_save (message_id, rule, ticket_id, params)
 SELECT id, rule, ticket_received, save FROM gone
  WHERE new_state = 'accepted' AND save IS NOT NULL AND ticket_received IS NOT NULL AND ticket_received IS DISTINCT FROM ticket_own
 ON CONFLICT DO NOTHING;
-
--- name: finish_late
--- What a person gave up meanwhile, and was sent after all.
-UPDATE listener.finished f
-   SET state = 'accepted', ticket_id = r.ticket_received, reason = concat_ws('; ', 'sent after all', r.reason, f.reason)
-  FROM jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, state text, reason text, ticket_received bigint)
- WHERE f.id = r.id AND r.state = 'accepted' AND f.state IN ('cancelled', 'expired', 'rejected')
-   AND f.settled_at > now() - interval '1 day';
 
 -- name: put_back
 -- Messages that stay: to be tried again, or unknown. One that waits for its retry keeps its place in the thread for
