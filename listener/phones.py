@@ -91,6 +91,12 @@ def normalise(value: object, *, migrate_old: bool = False, block: frozenset[str]
     `migrate_old` rewrites an old 11-digit number instead of refusing it; `block` holds numbers as `0` + 9 digits.
     Never raises.
     """
+    # To a cache 1 and True are one value, and a long text may be of any size.
+    remembered = isinstance(value, str) and len(value) <= _MAX_LENGTH
+    return (_known if remembered else _normalised)(value, migrate_old, block)
+
+
+def _normalised(value: object, migrate_old: bool, block: frozenset[str]) -> Phone | BadPhone:
     written = _written(value)
     if isinstance(written, Reason):
         return BadPhone(reason=written)
@@ -105,6 +111,9 @@ def normalise(value: object, *, migrate_old: bool = False, block: frozenset[str]
             return BadPhone(reason=Reason.OLD_11_DIGIT, suggestion="0" + national)
     reason = _refusal(national, block)
     return BadPhone(reason=reason) if reason else Phone(number="0" + national, migrated=new_prefix is not None)
+
+
+_known = lru_cache(maxsize=10_000)(_normalised)
 
 
 def _written(value: object) -> str | Reason:

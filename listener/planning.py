@@ -84,6 +84,8 @@ def judge(
     verdicts = list(rules.verdicts(change, facts, now, mode, groups=mine))
     result.verdicts.append(verdicts)
     for verdict in verdicts:
+        if not verdict.messages and not verdict.replaces:
+            continue
         rows = [
             PlannedRow(change, m, m.state, m.reason, rules.rules.rules[verdict.rule].supersedes)
             for m in verdict.messages

@@ -20,7 +20,7 @@ from listener.lookups import Lookups
 from listener.model import Change, Mode, Op, State
 from listener.queries import load
 from listener.rules import Rules, parse
-from listener.rules.conditions import holds
+from listener.rules.conditions import Moves
 from listener.rules.judging import CompiledRule, Found, Group, Planned, Verdict
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings
@@ -90,8 +90,9 @@ class Side:
 
     def may_answer(self, change: Change, now: datetime) -> bool:
         """Whether some rule gets as far as its `when` or text: no other change makes a message or needs a lookup."""
+        moves = Moves(change)
         return any(
-            self._changed(compiled, change) or self._group(compiled.rule.name, change.key, now)
+            self._changed(compiled, moves) or self._group(compiled.rule.name, change.key, now)
             for compiled in self.rules.by_watch.get(change.watch, ())
         )
 
@@ -101,9 +102,9 @@ class Side:
             del self._open[place]
 
     @staticmethod
-    def _changed(compiled: CompiledRule, change: Change) -> bool:
+    def _changed(compiled: CompiledRule, moves: Moves) -> bool:
         try:
-            return all(holds(column, asked, change) is None for column, asked in compiled.rule.change.items())
+            return all(condition.refusal(moves) is None for condition in compiled.changes)
         except RenderError:
             return True
 

@@ -1,6 +1,11 @@
-"""The words of `change:` on one change."""
+"""The words of `change:` on one change. What is asked is compiled once; what happened to a column is worked out once
+for each change, however many rules ask for it.
+"""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 from listener.errors import RenderError
@@ -11,55 +16,121 @@ from listener.text import decimal
 _ABSENT = object()
 
 
-def holds(column: str, asked: ColumnChange, change: Change, *, old_known: bool = True) -> str | None:
-    """None when `column` changed as asked, else the reason why not, in words.
+class Move:
+    """What happened to one column. Its numbers raise `RenderError` where the column holds something else."""
 
-    With `old_known` False only what is asked of the new value is judged.
+    def __init__(self, old: Any, new: Any) -> None:
+        self.old = old
+        self.new = new
+        self.stayed = old is not _ABSENT and new is not _ABSENT and same(old, new)
 
-    Raises `RenderError` when a number is asked for and the column holds none, or a row lacks the column.
-    """
-    for row in (change.old, change.new):
-        if row is not None and column not in row:
-            raise RenderError(f"the row has no {column}; if the table has it, run `listener db install`")
-    old = change.old[column] if change.old is not None else _ABSENT
-    new = change.new[column] if change.new is not None else _ABSENT
-    if old is not _ABSENT and new is not _ABSENT and same(old, new):
-        return f"{column} did not change"
+    @cached_property
+    def has_new(self) -> bool:
+        return self.new is not None and self.new is not _ABSENT
+
+    @cached_property
+    def has_numbers(self) -> bool:
+        """Whether there is one before and after. Both are read, so that what is no number is told whatever is asked."""
+        if self.old is None or self.old is _ABSENT or not self.has_new:
+            return False
+        return self.before.is_finite() and self.after.is_finite()
+
+    @cached_property
+    def before(self) -> Decimal:
+        return decimal(self.old)
+
+    @cached_property
+    def after(self) -> Decimal:
+        return decimal(self.new)
+
+
+class Moves:
+    """What happened to each column of one change."""
+
+    def __init__(self, change: Change) -> None:
+        self._change = change
+        self._known: dict[str, Move] = {}
+
+    def of(self, column: str) -> Move:
+        """Raises `RenderError` when a row lacks the column."""
+        move = self._known.get(column)
+        if move is None:
+            old, new = self._change.old, self._change.new
+            for row in (old, new):
+                if row is not None and column not in row:
+                    raise RenderError(f"the row has no {column}; if the table has it, run `listener db install`")
+            move = Move(old[column] if old is not None else _ABSENT, new[column] if new is not None else _ABSENT)
+            self._known[column] = move
+        return move
+
+
+# What must be true of a column, and what is said when it is not
+_Tests = tuple[tuple[Callable[[Move], bool], str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What a rule asks of one column: `tests` when the row before is known, else `tests_of_new` alone."""
+
+    column: str
+    stayed: str
+    tests: _Tests
+    tests_of_new: _Tests
+
+    def refusal(self, moves: Moves, *, old_known: bool = True) -> str | None:
+        """None when the column changed as asked, else the reason why not, in words.
+
+        Raises `RenderError` when a number is asked for and the column holds none, or a row lacks the column.
+        """
+        move = moves.of(self.column)
+        if move.stayed:
+            return self.stayed
+        for true_of, otherwise in self.tests if old_known else self.tests_of_new:
+            if not true_of(move):
+                return otherwise
+        return None
+
+
+def compile_change(column: str, asked: ColumnChange) -> Condition:
     said = asked.model_fields_set
-    if "from_" in said and old_known and not _among(old, asked.from_):
-        return f"{column} was not {_words(asked.from_)} before"
-    if "to" in said and not _among(new, asked.to):
-        return f"{column} is not {_words(asked.to)} now"
-    if any(
-        word is not None for word in (asked.crosses_below, asked.crosses_above, asked.increases_by, asked.decreases_by)
-    ):
-        return _moved(column, asked, old, new) if old_known else _stands(column, asked, new)
-    return None
+    was: _Tests = ()
+    now: _Tests = ()
+    if "from_" in said:
+        was = ((lambda m: _among(m.old, asked.from_), f"{column} was not {_words(asked.from_)} before"),)
+    if "to" in said:
+        now = ((lambda m: _among(m.new, asked.to), f"{column} is not {_words(asked.to)} now"),)
+    return Condition(
+        column=column,
+        stayed=f"{column} did not change",
+        tests=was + now + _moved(column, asked),
+        tests_of_new=now + _stands(column, asked),
+    )
 
 
-def _stands(column: str, asked: ColumnChange, new: Any) -> str | None:
-    if new in (None, _ABSENT):
-        return f"{column} has no value"
-    if asked.crosses_below is not None and not decimal(new) < asked.crosses_below:
-        return f"{column} is not below {asked.crosses_below}"
-    if asked.crosses_above is not None and not decimal(new) > asked.crosses_above:
-        return f"{column} is not above {asked.crosses_above}"
-    return None
+def _moved(column: str, asked: ColumnChange) -> _Tests:
+    below, above, up, down = asked.crosses_below, asked.crosses_above, asked.increases_by, asked.decreases_by
+    tests: _Tests = ()
+    if below is not None:
+        tests += ((lambda m: m.before >= below > m.after, f"{column} did not fall below {below}"),)
+    if above is not None:
+        tests += ((lambda m: m.before <= above < m.after, f"{column} did not rise above {above}"),)
+    if up is not None:
+        tests += ((lambda m: m.after - m.before >= up, f"{column} did not grow by {up}"),)
+    if down is not None:
+        tests += ((lambda m: m.before - m.after >= down, f"{column} did not fall by {down}"),)
+    return ((lambda m: m.has_numbers, f"{column} has no value before or after"), *tests) if tests else ()
 
 
-def _moved(column: str, asked: ColumnChange, old: Any, new: Any) -> str | None:
-    if old in (None, _ABSENT) or new in (None, _ABSENT):
-        return f"{column} has no value before or after"
-    before, after = decimal(old), decimal(new)
-    if asked.crosses_below is not None and not before >= asked.crosses_below > after:
-        return f"{column} did not fall below {asked.crosses_below}"
-    if asked.crosses_above is not None and not before <= asked.crosses_above < after:
-        return f"{column} did not rise above {asked.crosses_above}"
-    if asked.increases_by is not None and after - before < asked.increases_by:
-        return f"{column} did not grow by {asked.increases_by}"
-    if asked.decreases_by is not None and before - after < asked.decreases_by:
-        return f"{column} did not fall by {asked.decreases_by}"
-    return None
+def _stands(column: str, asked: ColumnChange) -> _Tests:
+    below, above, up, down = asked.crosses_below, asked.crosses_above, asked.increases_by, asked.decreases_by
+    tests: _Tests = ()
+    if (below, above, up, down) != (None, None, None, None):
+        tests += ((lambda m: m.has_new, f"{column} has no value"),)
+    if below is not None:
+        tests += ((lambda m: m.after < below, f"{column} is not below {below}"),)
+    if above is not None:
+        tests += ((lambda m: m.after > above, f"{column} is not above {above}"),)
+    return tests
 
 
 def same(one: Any, other: Any) -> bool:

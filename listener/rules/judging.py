@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,7 +13,7 @@ from listener import phones
 from listener.errors import RenderError
 from listener.model import Change, Mode, Op, State
 from listener.rules.approved import is_approved
-from listener.rules.conditions import holds
+from listener.rules.conditions import Condition, Moves
 from listener.rules.quiet import after_quiet, next_quiet
 from listener.rules.schema import Accents, Priority, Rule
 from listener.templates import Expression, Missing, Row, Text
@@ -81,6 +82,12 @@ class Verdict:
     replaces: bool = False
 
 
+@lru_cache(maxsize=10_000)
+def silent(rule: str, reason: str) -> Verdict:
+    """Most verdicts are that a rule has nothing to say, in one of its few words for that."""
+    return Verdict(rule=rule, reason=reason)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledRule:
     """A rule with its expressions and text compiled in its time zone."""
@@ -90,6 +97,7 @@ class CompiledRule:
     parts: PartTable
     to: tuple[Expression, ...]
     text: Text
+    changes: tuple[Condition, ...] = ()
     when: Expression | None = None
     ticket_id: Expression | None = None
     thread: Expression | None = None
@@ -107,21 +115,22 @@ class CompiledRule:
 def judge(
     compiled: CompiledRule,
     change: Change,
+    moves: Moves,
     names: Mapping[str, Any],
     now: datetime,
     mode: Mode,
     *,
     old_known: bool = True,
 ) -> Verdict:
-    """One rule on one change."""
+    """One rule on one change; `moves` are what happened to its columns."""
     rule = compiled.rule
     thread = f"{change.watch}:{change.key}"
     try:
-        for column, asked in rule.change.items():
-            if why := holds(column, asked, change, old_known=old_known):
-                return Verdict(rule=rule.name, reason=why)
+        for condition in compiled.changes:
+            if why := condition.refusal(moves, old_known=old_known):
+                return silent(rule.name, why)
         if compiled.when is not None and not compiled.when.evaluate(names):
-            return Verdict(rule=rule.name, reason=f"`when` is not true: {rule.when}")
+            return silent(rule.name, f"`when` is not true: {rule.when}")
         if compiled.thread is not None:
             thread = _thread_name(compiled.thread.evaluate(names))
         plan = _Plan(compiled, change, names, now, mode, _short(thread))
@@ -131,7 +140,13 @@ def judge(
 
 
 def judge_joined(
-    compiled: CompiledRule, change: Change, names: Mapping[str, Any], now: datetime, mode: Mode, group: Group | None
+    compiled: CompiledRule,
+    change: Change,
+    moves: Moves,
+    names: Mapping[str, Any],
+    now: datetime,
+    mode: Mode,
+    group: Group | None,
 ) -> Verdict:
     """A rule that coalesces judges the net change since its group began; back to where it began is silence."""
     coalesce = compiled.rule.coalesce
@@ -140,8 +155,9 @@ def judge_joined(
         if _back_again(group.old, change.new, compiled.watched):
             return Verdict(rule=compiled.rule.name, reason="back to where it began: nothing to tell", replaces=True)
         change = replace(change, old=group.old, op=Op.UPDATE if group.old is not None else Op.INSERT)
+        moves = Moves(change)
         names = {**names, "old": Row(group.old, "old") if group.old is not None else None, "op": change.op.value}
-    verdict = judge(compiled, change, names, now, mode)
+    verdict = judge(compiled, change, moves, names, now, mode)
     begun = group or Group(old=change.old, since=change.at)
     wait_until = min(now + coalesce.wait, max(begun.since, now - coalesce.max_wait) + coalesce.max_wait)
     quiet = compiled.rule.quiet_hours

@@ -11,7 +11,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from listener.model import Change, Mode
-from listener.rules.judging import CompiledRule, Found, Group, Verdict, judge, judge_joined
+from listener.rules.conditions import Moves, compile_change
+from listener.rules.judging import CompiledRule, Found, Group, Verdict, judge, judge_joined, silent
 from listener.rules.schema import Rules, Watch
 from listener.rules.snippets import parameters
 from listener.templates import Environment, Expression, Missing, Row
@@ -85,17 +86,18 @@ class RuleSet:
             "key": change.key,
             **found,
         }
+        moves = Moves(change)
         taken: set[str] = set()
         for compiled in self.by_watch.get(change.watch, ()):
             group = compiled.rule.first_match
             if group is not None and group in taken:
-                yield Verdict(rule=compiled.rule.name, reason=f"an earlier rule of the group {group} has answered")
+                yield silent(compiled.rule.name, f"an earlier rule of the group {group} has answered")
                 continue
             open_group = groups.get(compiled.rule.name)
             if compiled.rule.coalesce is None:
-                verdict = judge(compiled, change, names, now, mode, old_known=old_known)
+                verdict = judge(compiled, change, moves, names, now, mode, old_known=old_known)
             else:
-                verdict = judge_joined(compiled, change, names, now, mode, open_group)
+                verdict = judge_joined(compiled, change, moves, names, now, mode, open_group)
             if verdict.messages and group is not None:
                 taken.add(group)
             yield verdict
@@ -124,6 +126,7 @@ def compile_rules(rules: Rules, version: int = 0) -> RuleSet:
                 parts=PartTable(unaccented=table.unaccented, accented=table.accented),
                 to=tuple(env.compile_expression(source) for source in rule.to),
                 text=env.compile_text(rule.text),
+                changes=tuple(compile_change(column, asked) for column, asked in rule.change.items()),
                 when=expression(rule.when),
                 ticket_id=expression(ticket.id if ticket else None),
                 thread=expression(ticket.thread if ticket else None),

@@ -9,7 +9,7 @@ import pytest
 from listener.errors import RenderError
 from listener.model import Change, Op
 from listener.rules import ColumnChange
-from listener.rules.conditions import holds, same
+from listener.rules.conditions import Moves, compile_change, same
 
 ABSENT = object()
 
@@ -23,6 +23,10 @@ def change(old: object, new: object) -> Change:
     rows = [None if value is ABSENT else {"x": value} for value in (old, new)]
     op = Op.INSERT if old is ABSENT else Op.DELETE if new is ABSENT else Op.UPDATE
     return Change(id=1, watch="w", op=op, key="k", old=rows[0], new=rows[1], at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def refusal(column: str, what: ColumnChange, change: Change, *, old_known: bool = True) -> str | None:
+    return compile_change(column, what).refusal(Moves(change), old_known=old_known)
 
 
 N = Decimal
@@ -78,7 +82,7 @@ N = Decimal
     ],
 )
 def test_what_is_asked_of_a_column(words: dict[str, Any], old: object, new: object, reason: str | None) -> None:
-    assert holds("x", asked(**words), change(old, new)) == reason
+    assert refusal("x", asked(**words), change(old, new)) == reason
 
 
 @pytest.mark.parametrize(
@@ -95,18 +99,18 @@ def test_what_is_asked_of_a_column(words: dict[str, Any], old: object, new: obje
     ],
 )
 def test_when_the_row_before_is_not_known(words: dict[str, Any], new: object, reason: str | None) -> None:
-    assert holds("x", asked(**words), change(ABSENT, new), old_known=False) == reason
+    assert refusal("x", asked(**words), change(ABSENT, new), old_known=False) == reason
 
 
 @pytest.mark.parametrize(("old", "new"), [("10", "many"), (N(10), True), (N(10), N("NaN")), (N(10), ["5"])])
 def test_what_is_no_number_is_told(old: object, new: object) -> None:
     with pytest.raises(RenderError):
-        holds("x", asked(crosses_below=10), change(old, new))
+        refusal("x", asked(crosses_below=10), change(old, new))
 
 
 def test_a_column_that_the_row_lacks_is_told() -> None:
     with pytest.raises(RenderError, match="the row has no y; if the table has it, run `listener db install`"):
-        holds("y", asked(to="b"), change("a", "b"))
+        refusal("y", asked(to="b"), change("a", "b"))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ from listener import phones, reasons
 from listener.model import LockedOut, RateLimited, Unauthorized, Unknown
 from listener.reasons import in_vietnamese
 from listener.rules import ColumnChange
-from listener.rules.conditions import holds
 from listener.settling import pause_for
-from tests.unit.test_conditions import ABSENT, N, change
+from tests.unit.test_conditions import ABSENT, N, change, refusal
 
 # a reason that is partly kept (a column, a condition, a person's words) is still Vietnamese around it
 VIETNAMESE = re.compile("[ăâđêôơưạảãàáẹẻẽèéịỉĩìíọỏõòóụủũùúỵỷỹỳýấầẩẫậắằẳẵặếềểễệốồổỗộớờởỡợứừửữự]", re.IGNORECASE)
@@ -41,7 +40,7 @@ def test_phones(reason: phones.Reason) -> None:
 @pytest.mark.parametrize("old_known", [True, False])
 def test_conditions(words: dict[str, Any], old: object, new: object, old_known: bool) -> None:
     asked = ColumnChange.model_validate(words)
-    why = holds("x", asked, change(old if old_known else ABSENT, new), old_known=old_known)
+    why = refusal("x", asked, change(old if old_known else ABSENT, new), old_known=old_known)
     assert why is None or VIETNAMESE.search(in_vietnamese(why))
     assert why is not None or not old_known
 
