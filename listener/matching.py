@@ -304,7 +304,7 @@ async def _write(
     replaced = armed = None
     async with conn.pipeline():
         if touched:
-            await messages.lock_threads(conn, touched)
+            await messages.lock_threads(conn, touched, queued)
         if plan.replaced:
             replaced = await limits.replace(conn, plan.replaced)
         if queued:

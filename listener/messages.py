@@ -11,7 +11,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
 from listener.database import Connection
-from listener.model import Lease
+from listener.model import Lease, State
 from listener.queries import load
 
 SQL = load("messages")
@@ -185,9 +185,18 @@ async def _leases(conn: Connection, query: str, args: dict[str, Any]) -> list[Le
     ]
 
 
-async def lock_threads(conn: Connection, threads: Collection[tuple[str, str]]) -> None:
-    """Makes the threads (account, name) that are new and locks all, for the rest of the transaction."""
-    await conn.execute(SQL["lock_threads_by_name"], _by_name(threads))
+async def lock_threads(
+    conn: Connection, threads: Collection[tuple[str, str]], rows: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Makes the threads (account, name) that are new and locks all, for the rest of the transaction.
+
+    With `rows`, which are to be inserted next, new threads are in the queue already.
+    """
+    firsts = {(r["account"], r["thread"]): r for r in reversed(rows) if r["state"] is State.WAITING}
+    queued = [firsts.get(place) for place in threads]
+    due = [row["due_at"] if row is not None else None for row in queued]
+    priorities = [row["priority"] if row is not None else None for row in queued]
+    await conn.execute(SQL["lock_threads_by_name"], {**_by_name(threads), "due": due, "priorities": priorities})
 
 
 async def insert(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -> None:

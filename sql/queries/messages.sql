@@ -1,11 +1,16 @@
 -- name: lock_threads_by_name
 -- Makes the threads that are new (they are this transaction's own) and locks the others, in the order of their ids, so
 -- that matcher and senders cannot deadlock. Found first and then put in order: the order of all that wait would be looked
--- through for it.
+-- through for it. A new one is put in the queue at once by what is to be its first message (due NULL: none), so that
+-- `wake_threads_by_name` need not touch it again.
 WITH named AS (
-    SELECT DISTINCT * FROM unnest(%(accounts)s::text[], %(names)s::text[]) AS n(account, name)
+    SELECT DISTINCT ON (account, name) *
+      FROM unnest(%(accounts)s::text[], %(names)s::text[], %(due)s::timestamptz[], %(priorities)s::smallint[])
+           AS n(account, name, due_at, priority)
 ), made AS (
-    INSERT INTO listener.thread (account, name) SELECT account, name FROM named ON CONFLICT DO NOTHING
+    INSERT INTO listener.thread (account, name, next_at, priority)
+    SELECT account, name, CASE WHEN due_at IS NOT NULL THEN greatest(due_at, now()) END, coalesce(priority, 1) FROM named
+    ON CONFLICT DO NOTHING
 )
 SELECT id FROM listener.thread
  WHERE id = ANY (ARRAY(SELECT t.id FROM named n JOIN listener.thread t ON t.account = n.account AND t.name = n.name))

@@ -79,7 +79,8 @@ async def touched(db: Connection) -> dict[str, int]:
     messages = load("messages")
     found: dict[str, int] = {}
     async with db.transaction(force_rollback=True):
-        batch = {"accounts": ["main"] * 8, "names": [f"bulk:{n}" for n in range(199_990, 199_998)]}
+        names = [f"bulk:{n}" for n in range(199_990, 199_998)]
+        batch = {"accounts": ["main"] * 8, "names": names, "due": [None] * 8, "priorities": [None] * 8}
         for name in ("lock_threads_by_name", "wake_threads_by_name"):
             found[name] = await pages(db, messages[name], batch)
         for name in ("claim", "hush", "arm", "let_go", "next_look"):
