@@ -64,6 +64,8 @@ class _Sender:
     punctuality: Punctuality = field(default_factory=Punctuality)
     in_flight: int = 0
     unwritten: int = 0
+    # permits that are being asked for
+    asked: int = 0
     may_be_unwritten: int = UNWRITTEN
     # when its loop last turned
     turned_at: float = field(default_factory=monotonic)
@@ -71,7 +73,7 @@ class _Sender:
     @property
     def room(self) -> int:
         """How many more permits can be used at once."""
-        return min(IN_FLIGHT - self.in_flight, self.may_be_unwritten - self.unwritten)
+        return min(IN_FLIGHT - self.in_flight, self.may_be_unwritten - self.unwritten) - self.asked
 
     @property
     def batch(self) -> int:
@@ -107,9 +109,8 @@ class Delivery:
         # permits that others are asking for, by their token
         self._offers: dict[int, tuple[_Sender, _Work]] = {}
         self._said: set[str] = set()
-        # outcomes to come or not written down, and leases that are being asked for
+        # outcomes to come or not written down
         self._unsettled = 0
-        self._asking = 0
         # since when outcomes are being written down, if they are
         self._writing_since: float | None = None
         # messages that a pause kept from being sent, as last seen by `until_nothing_is_due`
@@ -148,22 +149,27 @@ class Delivery:
             return None
         terms = self._terms(account, sender.account, secrets.randbits(62), 1)
         self._offers[terms["token"]] = sender, _Work(access=access, asked_at=monotonic())
-        self._asking += 1
+        sender.asked += 1
         return terms
 
     def take(self, terms: messages.Terms, armed: messages.Armed) -> None:
         """Sends what was armed on these terms."""
-        self._asking -= 1
         self.guard.saw(armed.durable)
-        sender, work = self._offers.pop(terms["token"])
+        sender, work = self._end_offer(terms)
         self._start(sender, armed.leases, work)
 
     def withdraw(self, terms: messages.Terms) -> None:
         """Perhaps something was armed on these terms, perhaps not: it is not sent."""
-        self._asking -= 1
-        del self._offers[terms["token"]]
+        self._end_offer(terms)
         assert self._tasks is not None
         self._tasks.start(self._disown(terms["token"], self._stopping), f"disown {terms['account']}")
+
+    def _end_offer(self, terms: messages.Terms) -> "tuple[_Sender, _Work]":
+        sender, work = self._offers.pop(terms["token"])
+        if sender.room <= 0:
+            sender.wake.set()
+        sender.asked -= 1
+        return sender, work
 
     def moved(self) -> dict[str, float]:
         """The monotonic time at which each loop last moved; one that only waits for work moves all the time."""
@@ -173,7 +179,7 @@ class Delivery:
     @property
     def idle(self) -> bool:
         """Nothing is on its way to the gateway or to the database."""
-        return not self._asking and not self._unsettled
+        return not self._unsettled and not any(sender.asked for sender in self._senders.values())
 
     async def until_nothing_is_due(self) -> None:
         """Returns when all that may be sent now has been sent and written down; what a pause stops stays waiting."""
@@ -220,9 +226,10 @@ class Delivery:
                 await wait_for_any(sender.wake, stopping, seconds=POLL)
                 continue
             token = secrets.randbits(62)
-            self._asking += 1
+            want = min(sender.room, sender.batch)
+            sender.asked += want
             try:
-                look, work = await self._lease(name, sender, sender.account, token)
+                look, work = await self._lease(name, sender, sender.account, token, want)
                 self._start(sender, look.leases, work)
             except (*LOST, OutOfReachError) as error:
                 self._say("lease_failed", name, error)
@@ -235,7 +242,7 @@ class Delivery:
                 await wait_for_any(stopping, seconds=POLL)
                 continue
             finally:
-                self._asking -= 1
+                sender.asked -= want
             self._said.discard(name)
             await self._rest(look, sender, stopping)
             idle = look.slot_in >= POLL or look.due_in is None or look.due_in >= POLL
@@ -252,14 +259,16 @@ class Delivery:
             due_in = POLL if look.due_in is None else look.due_in
             await wait_for_any(sender.wake, stopping, seconds=min(max(due_in, 0.005), POLL))
 
-    async def _lease(self, name: str, sender: _Sender, account: Account, token: int) -> "tuple[messages.Look, _Work]":
+    async def _lease(
+        self, name: str, sender: _Sender, account: Account, token: int, want: int
+    ) -> "tuple[messages.Look, _Work]":
         access = accounts.access(name, account)
         async with self._leasing.use() as conn:
             if sender.token_print != (mark := accounts.token_print(access.token)):
                 await accounts.new_token(conn, name, access.token)
                 sender.token_print = mark
             work = _Work(access=access, asked_at=monotonic())
-            terms = self._terms(name, account, token, min(sender.room, sender.batch))
+            terms = self._terms(name, account, token, want)
             look = await messages.look(conn, **terms) if sender.quiet else None
             if look is None or look.due:
                 look = await messages.lease(conn, **terms)

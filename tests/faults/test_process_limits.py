@@ -122,7 +122,7 @@ def _has(text: str, state: State) -> bool:
 
 
 async def test_a_resolver_that_answers_late_blocks_nothing(erp_database: str) -> None:
-    async with open_world(erp_database, http_timeout=30.0) as world:
+    async with open_world(erp_database, http_timeout=30.0, rules=rules_text(rate="12/s")) as world:
         lags = world.folder / "lags"
         slow = f"http://localhost:{world.gateway.url.rpartition(':')[2]}"
         replica = await world.replica(sabotage=f"dns=10,lag={lags}", LISTENER_CARESOFT_URL=slow)
