@@ -19,7 +19,7 @@ from tests.bench.process import cpu_seconds
 from tests.bench.queue import fill
 from tests.bench.report import Figure, Report, machine
 from tests.bench.sink import Sink
-from tests.support.world import Replica, World, open_world, rules_text
+from tests.support.world import NOTES, Replica, World, open_world, rules_text
 
 # no limit that anything could come near
 RATE = "100000/s"
@@ -79,13 +79,15 @@ def _ratio(rates: dict[str, list[float]], theirs: str) -> float:
 
 
 @asynccontextmanager
-async def scene(*, durable: bool) -> AsyncIterator[tuple[World, Replica, Sink]]:
+async def scene(
+    *, durable: bool, rules: str = rules_text(rate=RATE), schema: str = NOTES
+) -> AsyncIterator[tuple[World, Replica, Sink]]:
     """A replica that sends to a sink, on a server of its own."""
     server = Server(durable=durable, settings={"shared_buffers": "256MB", "max_wal_size": "2GB"})
     await asyncio.to_thread(server.start)
     try:
         dsn = await asyncio.to_thread(server.create_database, "bench")
-        async with Sink() as sink, open_world(dsn, rules=rules_text(rate=RATE)) as world:
+        async with Sink() as sink, open_world(dsn, rules=rules, schema=schema) as world:
             yield world, await world.replica(LISTENER_CARESOFT_URL=sink.url), sink
     finally:
         await asyncio.to_thread(server.close)

@@ -36,8 +36,9 @@ class Sink:
         self._process.terminate()
         await self._process.wait()
 
-    async def rate(self, expected: int) -> float:
-        """Waits until exactly `expected` have come since the last call; returns how many a second there were."""
+    async def rate(self, expected: int, *, since: float | None = None) -> float:
+        """Waits until exactly `expected` have come since the last call; returns how many a second there were, from the
+        first of them or `since` a time of `perf_counter`."""
         came, first, last = 0, float("inf"), 0.0
         async with asyncio.timeout(PATIENCE):
             while came < expected:
@@ -47,7 +48,7 @@ class Sink:
                 if seen["n"]:
                     came, first, last = came + seen["n"], min(first, seen["first"]), seen["last"]
         assert came == expected, came
-        return (came - 1) / (last - first)
+        return (came - 1) / (last - (first if since is None else since))
 
 
 class _Connection(asyncio.Protocol):
