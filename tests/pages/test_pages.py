@@ -79,6 +79,8 @@ async def test_a_person_finds_an_unclear_message_and_sends_it_again(erp_database
             await page.click("details[open] button")
             await page.wait_for_selector(".note.good")
             await page.wait_for_selector(".st-accepted")
+            # what cannot be done any more goes by itself
+            assert await page.locator(".deed").count() == 0
             await seen.photograph("sent-again")
             assert len([text for text in world.arrived() if "lost" in text]) == 2
             await page.click("nav a[href='/audit']")
