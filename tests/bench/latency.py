@@ -1,13 +1,12 @@
-"""From the ERP's COMMIT to the POST's arrival at the gateway, on an idle system: the daemon, and beside it a bare
-script that LISTENs and POSTs. Changes come one at a time, in turns, so that both meet the same machine. The daemon runs
-on uvloop where that is installed (the extra `fast`); the report says which.
+"""From the ERP's COMMIT to the POST's arrival at the gateway: the daemon, and beside it a bare script that LISTENs and
+POSTs. On an idle system, where changes come one at a time, and with 200 changes a second; in turns, so that both meet
+the same machine. The daemon runs on uvloop where that is installed (the extra `fast`); the report says which.
 """
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.util import find_spec
 from random import Random
 from statistics import median, quantiles
@@ -27,80 +26,123 @@ BEGIN
 END $$;
 CREATE TRIGGER tell AFTER INSERT ON public.bare FOR EACH ROW EXECUTE FUNCTION public.tell();
 """
+WHO = ("listener", "bare")
 # seconds between changes: at least and at most, long enough for the daemon to fall asleep again
 PAUSE = (0.03, 0.25)
 # changes before those that count: they make connections
 WARM_UP = 3
+# changes a second of a busy ERP
+BUSY = 200
 PATIENCE = 10.0
 
 
-class Arrival:
-    """When the next request reaches the gateway."""
+class Arrivals:
+    """When each text reached the gateway."""
 
     def __init__(self) -> None:
-        self._at: asyncio.Future[float] | None = None
+        self._at: dict[str, asyncio.Future[float]] = {}
 
-    async def __call__(self, _request: Request) -> None:
-        if self._at is not None and not self._at.done():
-            self._at.set_result(perf_counter())
+    def _future(self, text: str) -> asyncio.Future[float]:
+        return self._at.setdefault(text, asyncio.get_running_loop().create_future())
 
-    async def after(self, commit: Callable[[], Awaitable[object]]) -> float:
-        """Milliseconds from the return of `commit` to the arrival; below 0 if it came first."""
-        self._at = asyncio.get_running_loop().create_future()
-        await commit()
-        committed = perf_counter()
+    async def __call__(self, request: Request) -> None:
+        self._future(request.content).set_result(perf_counter())
+
+    async def ms(self, committed: dict[str, float]) -> list[float]:
+        """Milliseconds from each text's commit to its arrival; below 0 if it came first."""
         async with asyncio.timeout(PATIENCE):
-            return (await self._at - committed) * 1000
+            return [(await self._future(text) - at) * 1000 for text, at in committed.items()]
 
 
 def run(*, short: bool) -> Report:
-    return asyncio.run(_run(5 if short else 200))
+    return asyncio.run(_run(5, 1, 20) if short else _run(200, 9, 600))
 
 
-async def _run(changes: int) -> Report:
-    random, arrival = Random(1), Arrival()
-    ms: dict[str, list[float]] = {"listener": [], "bare": []}
+async def _run(changes: int, rounds: int, burst: int) -> Report:
+    random, arrivals = Random(1), Arrivals()
+    idle: dict[str, list[float]] = {who: [] for who in WHO}
+    busy: dict[str, list[list[float]]] = {who: [] for who in WHO}
     server = Server()
     await asyncio.to_thread(server.start)
     try:
         dsn = await asyncio.to_thread(server.create_database, "bench")
         rules = rules_text(rate="1000/s")
-        async with open_world(dsn, rules=rules, on_request=arrival, schema=f"{NOTES};\n{BARE}") as world:
+        async with open_world(dsn, rules=rules, on_request=arrivals, schema=f"{NOTES};\n{BARE}") as world:
             await world.replica()
             async with _bare_script(world):
                 for number in range(-WARM_UP, changes):
-                    for who in ms:
+                    for who in WHO:
                         await asyncio.sleep(random.uniform(*PAUSE))
-                        taken = await arrival.after(partial(_change, world, who, number))
+                        text = f"{number} from {who}"
+                        taken = await arrivals.ms({text: await _commit(world, who, number, text)})
                         if number >= 0:
-                            ms[who].append(taken)
+                            idle[who] += taken
+                for number in range(rounds):
+                    for who in WHO:
+                        busy[who].append(await arrivals.ms(await _work(world, who, number, burst)))
+                        await world.settled()
     finally:
         await asyncio.to_thread(server.close)
-    listener, bare = ms["listener"], ms["bare"]
+    flat = {who: [ms for part in parts for ms in part] for who, parts in busy.items()}
     return Report(
         bench="latency",
-        rounds=ms,
+        rounds=idle | {f"{who}, {BUSY}/s": values for who, values in flat.items()},
         machine={**machine(), "loop": "uvloop" if find_spec("uvloop") else "asyncio"},
         figures=[
-            Figure(name="listener, p50", value=median(listener), unit="ms", most=5),
-            Figure(name="listener, p99", value=_p99(listener), unit="ms", most=30),
-            Figure(name="bare script, p50", value=median(bare), unit="ms"),
-            Figure(name="bare script, p99", value=_p99(bare), unit="ms"),
-            Figure(name="listener : bare script, p50", value=median(listener) / median(bare), unit="x", most=3),
-            Figure(name="listener : bare script, p99", value=_p99(listener) / _p99(bare), unit="x", most=3),
+            *_figures("idle", idle["listener"], idle["bare"], p50=4, p99=30),
+            *_figures(f"{BUSY}/s", flat["listener"], flat["bare"], p50=None, p99=None),
         ],
     )
+
+
+def _figures(
+    when: str, listener: list[float], bare: list[float], *, p50: float | None, p99: float | None
+) -> list[Figure]:
+    what = f"commit to POST, {when}"
+    return [
+        Figure(name=f"{when}: listener, p50", value=median(listener), unit="ms", most=p50, readme=f"{what}: p50"),
+        Figure(name=f"{when}: listener, p99", value=_p99(listener), unit="ms", most=p99, readme=f"{what}: p99"),
+        Figure(name=f"{when}: bare script, p50", value=median(bare), unit="ms"),
+        Figure(name=f"{when}: bare script, p99", value=_p99(bare), unit="ms"),
+        Figure(
+            name=f"{when}: listener : bare script, p50",
+            value=median(listener) / median(bare),
+            unit="x",
+            most=2,
+            readme=f"{what}: p50 against a bare LISTEN-and-POST script",
+        ),
+        Figure(
+            name=f"{when}: listener : bare script, p99",
+            value=_p99(listener) / _p99(bare),
+            unit="x",
+            most=3,
+            readme=f"{what}: p99 against it",
+        ),
+    ]
 
 
 def _p99(values: list[float]) -> float:
     return quantiles(values, n=100)[98]
 
 
-async def _change(world: World, who: str, number: int) -> None:
+async def _commit(world: World, who: str, number: int, text: str) -> float:
+    """Commits a change that is to arrive as `text`; when it was committed."""
     if who == "listener":
-        await world.note(f"topic {number}", f"from listener {number}")
+        await world.note(f"topic {number}", text)
     else:
-        await world.rows("INSERT INTO public.bare (body) VALUES (%s) RETURNING id", f"from bare {number}")
+        await world.rows("INSERT INTO public.bare (body) VALUES (%s) RETURNING id", text)
+    return perf_counter()
+
+
+async def _work(world: World, who: str, number: int, burst: int) -> dict[str, float]:
+    """Commits changes at an even pace; when each text was committed."""
+    began, committed = perf_counter(), dict[str, float]()
+    for n in range(burst):
+        if (ahead := began + n / BUSY - perf_counter()) > 0:
+            await asyncio.sleep(ahead)
+        text = f"{number}.{n} from busy {who}"
+        committed[text] = await _commit(world, who, n, text)
+    return committed
 
 
 @asynccontextmanager

@@ -111,15 +111,15 @@ def cases(*, short: bool, long: bool) -> dict[str, Case]:
     few, many, kept = (200, 1000, 500) if short else (10_000, 1_000_000, 1_000_000)
     found = {
         "few": Case(waiting=few),
-        f"{many} waiting": Case(waiting=many),
-        f"{many} for later": Case(waiting=few, later=many),
+        f"{many:,} waiting": Case(waiting=many),
+        f"{many:,} for later": Case(waiting=few, later=many),
         "one endless thread": Case(waiting=few, one_thread=many if short else LONG_THREAD),
-        f"{kept} finished": Case(waiting=few, finished=kept),
+        f"{kept:,} finished": Case(waiting=few, finished=kept),
     }
     if long:
         found |= {
-            f"{10 * many} waiting": Case(waiting=10 * many),
-            f"{10 * kept} finished": Case(waiting=few, finished=10 * kept),
+            f"{10 * many:,} waiting": Case(waiting=10 * many),
+            f"{10 * kept:,} finished": Case(waiting=few, finished=10 * kept),
         }
     return found
 
@@ -174,7 +174,8 @@ def _figures(found: dict[str, Case]) -> list[Figure]:
             pairs = list(zip(getattr(case, what), getattr(base, what), strict=True))
             p99 = median(_p99(ours) / _p99(few) for ours, few in pairs)
             p50 = median(median(ours) / median(few) for ours, few in pairs)
-            figures.append(Figure(name=f"{what}, {name} : few, p99", value=p99, unit="x", most=most))
+            readme = f"{what}, {name}: p99 against {base.waiting:,} waiting"
+            figures.append(Figure(name=f"{what}, {name} : few, p99", value=p99, unit="x", most=most, readme=readme))
             figures.append(Figure(name=f"{what}, {name} : few, p50", value=p50, unit="x", most=most))
         figures.append(Figure(name=f"the server's CPU, {name} : few", value=case.cpu / base.cpu, unit="x", most=most))
     return figures

@@ -7,13 +7,21 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measured value; `least` or `most` is the bound it has to keep, None where it is for information."""
+    """One measured value; `least` or `most` is the bound it has to keep, None where it is for information.
+
+    `readme` is what the table in the README calls it; without, it does not stand there.
+    """
 
     name: str
     value: float
     unit: str = ""
     least: float | None = None
     most: float | None = None
+    readme: str = ""
+
+    @property
+    def bound(self) -> str:
+        return f">= {self.least:g}" if self.least is not None else f"<= {self.most:g}" if self.most is not None else ""
 
     @property
     def good(self) -> bool:
@@ -34,11 +42,10 @@ class Report:
         return all(figure.good for figure in self.figures)
 
     def table(self) -> str:
-        lines = [f"{self.bench}: {self.machine}"]
-        for f in self.figures:
-            bound = f">= {f.least:g}" if f.least is not None else f"<= {f.most:g}" if f.most is not None else ""
-            lines.append(f"  {f.name:58} {f.value:10.3f} {f.unit:5} {bound:8} {'' if f.good else 'MISSED'}")
-        return "\n".join(lines)
+        rows = (
+            f"  {f.name:58} {f.value:10.3f} {f.unit:5} {f.bound:8} {'' if f.good else 'MISSED'}" for f in self.figures
+        )
+        return "\n".join([f"{self.bench}: {self.machine}", *rows])
 
 
 def machine() -> dict[str, object]:

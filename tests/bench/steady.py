@@ -81,10 +81,16 @@ async def _run(*, short: bool, long: bool) -> Report:
         bench="steady",
         rounds=rounds,
         figures=[
-            Figure(name="changes", value=changes / elapsed, unit="/s", least=0.95 * RATE),
-            _growth("tables of what is under way", rounds["tables"], most),
-            _growth("their indexes", rounds["indexes"], most),
-            _growth("the replica's memory", rounds["memory"], 1.05),
+            Figure(
+                name="changes",
+                value=changes / elapsed,
+                unit="/s",
+                least=0.95 * RATE,
+                readme=f"steady changes for {seconds / 60:.0f} min",
+            ),
+            _growth("tables of what is under way", rounds["tables"], most, "tables at the end: against the beginning"),
+            _growth("their indexes", rounds["indexes"], most, "their indexes"),
+            _growth("the replica's memory", rounds["memory"], 1.05, "the replica's memory"),
             Figure(name="the replica's memory at the end", value=samples[-1].memory, unit="MiB", most=150),
             Figure(name="changes and messages under way, median", value=median(rounds["waiting"])),
             Figure(name="of a core: the replica", value=100 * used / elapsed, unit="%"),
@@ -117,9 +123,9 @@ async def _sample(world: World, pid: int) -> Sample:
     return Sample(tables=sizes["tables"], indexes=sizes["indexes"], memory=resident_mib(pid), waiting=waiting["n"])
 
 
-def _growth(name: str, values: list[float], most: float) -> Figure:
+def _growth(name: str, values: list[float], most: float, readme: str) -> Figure:
     """The median at the end against that after the warm-up: the length of a saw's teeth is chance."""
     values = values[int(WARM_UP * len(values)) :]
     some = max(1, int(SHARE * len(values)))
     value = median(values[-some:]) / median(values[:some])
-    return Figure(name=f"{name}: the end : the beginning", value=value, unit="x", most=most)
+    return Figure(name=f"{name}: the end : the beginning", value=value, unit="x", most=most, readme=readme)
