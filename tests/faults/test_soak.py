@@ -10,7 +10,7 @@ from listener.simulator.postgres import Server
 from tests.faults.soak import soak
 
 LONG = os.environ.get("LISTENER_LONG") == "1"
-SECONDS = 600.0 if LONG else 10.0
+SECONDS = 600.0 if LONG else 60.0
 
 
 @pytest.mark.timeout(SECONDS + 240)
