@@ -43,8 +43,9 @@ LOCK_OUT_MARGIN = 30.0
 RESEND_BACKOFF = Backoff(first=5, longest=5, jitter=1)
 # how long followers wait for the ticket that an unanswered message may have made
 TICKET_WAIT = 300.0
-# unclear answers in a row after which an account is probed instead of fed
-UNSURE_LIMIT = 3
+# unclear answers in a row after which an account is probed instead of fed: by chance a gateway that swallows one answer
+# in ten gives three in a row every minute or two, five in hours
+UNSURE_LIMIT = 5
 # outcomes that show an account to be as it should
 _ANSWERED = Accepted | Rejected | TicketRefused
 
@@ -186,10 +187,11 @@ def _waves(results: Sequence[Result]) -> list[list[Result]]:
 async def _settle_account(
     conn: Connection, account: str, results: Sequence[Result], uniform: Callable[[], float]
 ) -> None:
-    good = [r.lease.lease for r in results if isinstance(r.outcome, _ANSWERED)]
+    """`results` in the order of their answers."""
+    good = {place: r.lease.lease for place, r in enumerate(results) if isinstance(r.outcome, _ANSWERED)}
     if good:
-        await accounts.answered(conn, account, good)
-    for result in results:
+        await accounts.answered(conn, account, list(good.values()))
+    for place, result in enumerate(results):
         match result.outcome:
             case Accepted() | Rejected() | TicketRefused():
                 pass
@@ -203,6 +205,9 @@ async def _settle_account(
                 if not standing.is_news(result.lease) and not isinstance(outcome, LockedOut):
                     continue
                 if isinstance(outcome, Unknown):
+                    if standing.streak == 0 and place < max(good, default=0):
+                        # A clear answer came after it: no unclear ones in a row.
+                        continue
                     await accounts.unsure(conn, account)
                 if why := pause_for(outcome, standing.streak, standing.unsure, uniform):
                     await accounts.pause(conn, account, why, result.lease.lease, result.token_print)

@@ -179,14 +179,18 @@ class Bench:
         try:
             while True:
                 await self.world.settled(began + seconds - monotonic())
-                settled, requests = monotonic(), len(self.world.gateway.state.requests)
+                settled, sent = monotonic(), self._sent()
                 # A permit that was given up may prove to be unused, and its message be sent after all.
                 await asyncio.sleep(calm)
-                if await self.backlog() == 0 and len(self.world.gateway.state.requests) == requests:
+                if await self.backlog() == 0 and self._sent() == sent:
                     return before, settled - began
         except TimeoutError:
             print("what still waits:", *await self._left(), sep="\n")
             return before, None
+
+    def _sent(self) -> int:
+        """Requests that were to send something; unclear messages are looked for on their tickets for long after."""
+        return sum(request.method == "POST" for request in self.world.gateway.state.requests)
 
     async def _left(self) -> list[dict[str, Any]]:
         """The accounts, and what waits by what it waits for."""
@@ -206,18 +210,26 @@ class Bench:
     async def evidence(self, backlog: int = 0, drained: float | None = 0.0, **more: object) -> Evidence:
         """Everything the checker asks for, from the ERP, the gateway, the product's tables and its output."""
         world, state = self.world, self.world.gateway.state
-        arrived = {request.seq: request.at for request in state.requests}
         failures = await world.one(
             "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS n FROM listener.capture_failures"
         )
         waiting = await world.one("SELECT count(*) AS n FROM listener.outbox")
+        committed = await world.rows("SELECT body FROM public.notes")
+        messages = await world.messages()
+        attempts = await world.rows(
+            """SELECT m.text, m.thread, a.* FROM listener.attempt a
+                 JOIN (SELECT id, text, thread FROM listener.message
+                       UNION ALL SELECT id, text, thread FROM listener.finished) m ON m.id = a.message_id"""
+        )
+        # after the database, which may still move: what it knows of has arrived
+        arrived = {request.seq: request.at for request in state.requests}
         found = Evidence(
             writes=self.erp.writes,
-            committed=frozenset(row["body"] for row in await world.rows("SELECT body FROM public.notes")),
+            committed=frozenset(row["body"] for row in committed),
             outbox=waiting["n"],
             messages=[
                 Message(id=m["id"], text=m["text"], thread=m["thread"], state=m["state"], ticket=m["ticket_id"])
-                for m in await world.messages()
+                for m in messages
             ],
             attempts=[
                 Attempt(
@@ -231,11 +243,7 @@ class Bench:
                     ticket_sent=a["ticket_sent"],
                     ticket_received=a["ticket_received"],
                 )
-                for a in await world.rows(
-                    """SELECT m.text, m.thread, a.* FROM listener.attempt a
-                         JOIN (SELECT id, text, thread FROM listener.message
-                               UNION ALL SELECT id, text, thread FROM listener.finished) m ON m.id = a.message_id"""
-                )
+                for a in attempts
             ],
             acceptances=[
                 Acceptance(

@@ -261,7 +261,7 @@ async def test_a_black_hole_swallows_no_more_than_what_is_in_flight(erp_database
             await pause_is(world, "unsure")
             world.gateway.state.faults.clear()
             swallowed = len(world.gateway.state.requests)
-            # 0.6 s at 20/s, until the third time-out is written down
+            # 0.6 s at 20/s, until the fifth time-out is written down
             assert swallowed <= 20
             await world.db.execute(OVER)
             await world.until("SELECT NOT EXISTS (SELECT FROM listener.message WHERE state IN ('waiting', 'sending'))")

@@ -78,12 +78,16 @@ async def test_what_is_finished_changes_only_into_accepted(erp_database: str) ->
 # -- what a permit's outcomes, in any order, make of the message
 
 
+async def permits(world: World, want: int) -> tuple[Lease, ...]:
+    look = await messages.lease(
+        world.db, account="main", token=uuid4().int >> 66, replica=uuid4(), rate=None, want=want, deadline=60.0
+    )
+    return look.leases
+
+
 async def permit(world: World) -> Lease:
     """The permit of the only message that waits."""
-    look = await messages.lease(
-        world.db, account="main", token=uuid4().int >> 66, replica=uuid4(), rate=None, want=1, deadline=60.0
-    )
-    (lease,) = look.leases
+    (lease,) = await permits(world, 1)
     return lease
 
 
@@ -94,17 +98,20 @@ async def tell(world: World, lease: Lease, *outcomes: Outcome) -> None:
         await settle(world.db, results, lambda: 0.0)
 
 
-async def one_message(world: World, if_unsure: str = "hold") -> None:
+async def queue(world: World, count: int = 1, if_unsure: str = "hold") -> None:
+    """Messages that wait, each in a thread of its own."""
     await add(world.db, ["main"])
-    row = {
-        "place": 0, "change_id": 1, "rule": "note", "watch": "note", "key": "k", "account": "main", "thread": "note:k",
-        "priority": 1, "phone": "0980000000", "text": "text", "parts": 1, "encoding": "gsm7", "state": "waiting",
-        "if_unsure": if_unsure, "max_block_s": 600, "due_at": "2026-01-01T00:00Z", "expires_at": "2099-01-01T00:00Z",
-    }  # fmt: skip
+    rows = [{
+        "place": n, "change_id": n, "rule": "note", "watch": "note", "key": f"k{n}", "account": "main",
+        "thread": f"note:k{n}", "priority": 1, "phone": "0980000000", "text": "text", "parts": 1, "encoding": "gsm7",
+        "state": "waiting", "if_unsure": if_unsure, "max_block_s": 600, "due_at": "2026-01-01T00:00Z",
+        "expires_at": "2099-01-01T00:00Z",
+    } for n in range(count)]  # fmt: skip
+    threads = {("main", f"note:k{n}") for n in range(count)}
     async with world.db.transaction():
-        await messages.lock_threads(world.db, {("main", "note:k")})
-        await messages.insert(world.db, 1, [row])
-        await messages.wake_threads(world.db, {("main", "note:k")})
+        await messages.lock_threads(world.db, threads)
+        await messages.insert(world.db, 1, rows)
+        await messages.wake_threads(world.db, threads)
 
 
 GONE, LATE, YES, NO = (
@@ -136,7 +143,7 @@ async def test_facts_win_over_guesses_whenever_they_come(
     erp_database: str, batches: list[list[Outcome]], state: str, unsure: int, attempts: int
 ) -> None:
     async with open_world(erp_database) as world:
-        await one_message(world)
+        await queue(world)
         lease = await permit(world)
         for batch in batches:
             await tell(world, lease, *batch)
@@ -151,7 +158,7 @@ async def test_facts_win_over_guesses_whenever_they_come(
 
 async def test_once_perhaps_sent_it_is_never_called_rejected(erp_database: str) -> None:
     async with open_world(erp_database) as world:
-        await one_message(world, if_unsure="resend")
+        await queue(world, if_unsure="resend")
         await tell(world, await permit(world), GONE)
         await world.db.execute("UPDATE listener.message SET due_at = now()")
         await world.db.execute("UPDATE listener.thread SET next_at = now()")
@@ -162,7 +169,7 @@ async def test_once_perhaps_sent_it_is_never_called_rejected(erp_database: str) 
 
 async def test_an_answer_to_the_first_of_two_permits_saves_the_second(erp_database: str) -> None:
     async with open_world(erp_database) as world:
-        await one_message(world, if_unsure="resend")
+        await queue(world, if_unsure="resend")
         first = await permit(world)
         await tell(world, first, GONE)
         assert (await world.one("SELECT state FROM listener.message"))["state"] == "waiting"
@@ -180,7 +187,7 @@ async def test_an_answer_to_the_first_permit_counts_while_the_second_is_under_wa
 ) -> None:
     """Whatever comes of the second: the message was accepted, and never goes back to wait for a third."""
     async with open_world(erp_database) as world:
-        await one_message(world, if_unsure="resend")
+        await queue(world, if_unsure="resend")
         first = await permit(world)
         await tell(world, first, GONE)
         await world.db.execute("UPDATE listener.message SET due_at = now()")
@@ -205,7 +212,7 @@ async def test_an_answer_to_the_first_permit_counts_while_the_second_is_under_wa
 
 async def test_what_stops_the_account_costs_no_place_in_the_thread(erp_database: str) -> None:
     async with open_world(erp_database) as world:
-        await one_message(world)
+        await queue(world)
         await world.db.execute(
             "UPDATE listener.message SET order_at = now() - interval '1 h', due_at = now() - interval '1 h'"
         )
@@ -216,7 +223,7 @@ async def test_what_stops_the_account_costs_no_place_in_the_thread(erp_database:
 
 async def test_a_resend_gives_up_its_place_after_max_block(erp_database: str) -> None:
     async with open_world(erp_database) as world:
-        await one_message(world, if_unsure="resend")
+        await queue(world, if_unsure="resend")
         await world.db.execute(
             "UPDATE listener.message SET order_at = now() - interval '1 h', due_at = now() - interval '1 h'"
         )
@@ -224,3 +231,31 @@ async def test_a_resend_gives_up_its_place_after_max_block(erp_database: str) ->
         row = await world.one("SELECT order_at > now() AS behind, due_at - now() AS wait FROM listener.message")
         assert row["behind"]
         assert 0 < row["wait"].total_seconds() <= settling.RESEND_BACKOFF.longest * 2
+
+
+@pytest.mark.parametrize(
+    ("batches", "kind"),
+    [
+        (["?????"], "unsure"),
+        (["????", "?"], "unsure"),
+        (["!?????"], "unsure"),
+        (["?????!"], None),
+        (["????!????"], None),
+        (["????", "!??", "??"], None),
+    ],
+)
+async def test_a_clear_answer_ends_a_run_of_unclear_ones(
+    erp_database: str, batches: list[str], kind: str | None
+) -> None:
+    """`?` is an unclear answer, `!` a clear one, as they came; each batch is written down at once."""
+    async with open_world(erp_database) as world:
+        await queue(world, 10)
+        for batch in batches:
+            leases = await permits(world, len(batch))
+            outcomes = [Unknown(cause="the connection broke") if c == "?" else Accepted(ticket=1) for c in batch]
+            results = [
+                Result(lease=lease, outcome=outcome, ms=5) for lease, outcome in zip(leases, outcomes, strict=True)
+            ]
+            await settle(world.db, results, lambda: 0.5)
+        account = await world.one("SELECT pause_kind FROM listener.account")
+        assert account["pause_kind"] == kind
