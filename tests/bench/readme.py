@@ -24,10 +24,9 @@ def filled(text: str, report: Report, where: str) -> str:
     found = TABLE.search(text)
     if found is None:
         raise ValueError("README.md has no <!-- measured --> ... <!-- /measured -->")
-    others = [
-        row for row in found[0].splitlines() if row.startswith("| `") and not row.startswith(f"| `{report.bench}`")
-    ]
-    rows = others + [_row(report.bench, figure) for figure in report.figures if figure.readme]
+    bench = f"`{report.bench}`" + (" with uvloop" if report.machine.get("loop") == "uvloop" else "")
+    others = [row for row in found[0].splitlines() if row.startswith("| `") and not row.startswith(f"| {bench} |")]
+    rows = others + [_row(bench, figure) for figure in report.figures if figure.readme]
     table = f"{where}\n\n{HEAD}" + "".join(f"{row}\n" for row in rows) + "\n"
     return text[: found.start()] + table + text[found.end() :]
 
@@ -36,7 +35,7 @@ def _row(bench: str, figure: Figure) -> str:
     unit = {"x": "", "/s": "/s", "%": " %"}.get(figure.unit, f" {figure.unit}" if figure.unit else "")
     value = f"{figure.value:,.0f}" if figure.value >= 100 else f"{figure.value:.3g}"
     bound = figure.bound.replace(">=", "≥").replace("<=", "≤") + ("" if figure.good else ", missed")
-    return f"| `{bench}` | {figure.readme} | {value}{unit} | {bound} |"
+    return f"| {bench} | {figure.readme} | {value}{unit} | {bound} |"
 
 
 def _where(report: Report) -> str:
