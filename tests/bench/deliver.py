@@ -23,6 +23,7 @@ from tests.support.world import NOTES, Replica, World, open_world, rules_text
 
 # no limit that anything could come near
 RATE = "100000/s"
+SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "2GB"}
 SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name IN ('listener lease', 'listener settle')"
 
 
@@ -89,7 +90,7 @@ async def scene(
     *, durable: bool, rules: str = rules_text(rate=RATE), schema: str = NOTES
 ) -> AsyncIterator[tuple[World, Replica, Sink]]:
     """A replica that sends to a sink, on a server of its own."""
-    server = Server(durable=durable, settings={"shared_buffers": "256MB", "max_wal_size": "2GB"})
+    server = Server(durable=durable, settings=SETTINGS)
     await asyncio.to_thread(server.start)
     try:
         dsn = await asyncio.to_thread(server.create_database, "bench")
