@@ -21,9 +21,11 @@ from listener.simulator.postgres import Server
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
+# Who runs the tests may ignore SIGINT, as a shell does for what it starts with `&`, and children inherit that.
 OWNER = """
-import sys, time
+import signal, sys, time
 from listener.simulator.postgres import Server
+signal.signal(signal.SIGINT, signal.default_int_handler)
 server = Server(durable=sys.argv[1] == "on disk")
 server.start()
 print(server.folder, server.pid, flush=True)
