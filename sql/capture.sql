@@ -41,11 +41,13 @@ pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.
 
     -- Milliseconds since the matcher's promise to look again ended. From -5001 to -1 it holds: one that ends later than that
     -- is a clock that was set back. Where nobody gave a sign of life for 10 s nobody is there to be rung. The outbox row
-    -- came first, so that this transaction is already one of those the matcher waits for before it sleeps.
-    IF pg_catalog.abs({late} OPERATOR(pg_catalog.+) 2501) OPERATOR(pg_catalog.>) 2500
+    -- came first, so that this transaction is already one of those the matcher waits for before it sleeps. Two conditions,
+    -- for PL/pgSQL prepares all of one for every transaction, also what is not reached.
+    IF pg_catalog.abs({late} OPERATOR(pg_catalog.+) 2501) OPERATOR(pg_catalog.>) 2500 THEN
         -- A full queue would fail the ERP's COMMIT.
-        AND {late} OPERATOR(pg_catalog.<) 10000 AND pg_catalog.pg_notification_queue_usage() OPERATOR(pg_catalog.<) 0.5 THEN
-        PERFORM pg_catalog.pg_notify('listener', '');
+        IF {late} OPERATOR(pg_catalog.<) 10000 AND pg_catalog.pg_notification_queue_usage() OPERATOR(pg_catalog.<) 0.5 THEN
+            PERFORM pg_catalog.pg_notify('listener', '');
+        END IF;
     END IF;
 
 -- name: swallow
