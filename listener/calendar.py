@@ -6,6 +6,7 @@ that was missed is made up for within `catch_up`, and what was due before the wa
 
 import asyncio
 from datetime import date, datetime, time, timedelta
+from time import monotonic
 from zoneinfo import ZoneInfo
 
 import psycopg
@@ -25,6 +26,8 @@ log = structlog.get_logger()
 SQL = load("calendar")
 
 POLL = 2.0
+# seconds until a query that failed is tried again: it may be one that costs the ERP a minute each time
+RETRY = 60.0
 # how late a missed run is still made, unless the watch says otherwise
 CATCH_UP = timedelta(hours=6)
 # the one parameter that a `select` may have: the day it is asked about
@@ -56,7 +59,9 @@ class Calendar:
     def __init__(self, settings: Settings, book: Rulebook) -> None:
         self._book = book
         self._link = Link(settings, "calendar")
-        self._said: set[str] = set()
+        self._said = False
+        # watches whose query failed, and when it is tried again (monotonic)
+        self._failing: dict[str, float] = {}
 
     async def close(self) -> None:
         await self._link.close()
@@ -66,33 +71,35 @@ class Calendar:
         while not stopping.is_set():
             try:
                 await self.look()
-                self._said.discard("")
+                self._said = False
             except (*LOST, OutOfReachError) as error:
-                self._say("", "calendar_failed", describe(error))
+                if not self._said:
+                    self._said = True
+                    log.error("calendar_failed", error=describe(error))
             await wait_for_any(stopping, seconds=POLL)
 
     async def look(self) -> None:
-        """Runs whatever is due now."""
+        """Runs whatever is due now; a query that fails, or takes too long, keeps no other one from its turn."""
         rules = self._book.current
         for name, watch in rules.rules.watch.items():
-            if watch.every is None:
+            if watch.every is None or monotonic() < self._failing.get(name, 0.0):
                 continue
-            try:
-                async with self._link.use(120.0) as conn, conn.transaction():
-                    await _run(conn, rules, name, watch)
-                self._said.discard(name)
-            except LOST[1]:
-                raise
-            except psycopg.Error as error:
-                if isinstance(error, psycopg.OperationalError):
-                    raise
-                self._say(name, "select_failed", f"{type(error).__name__} {error.sqlstate}")
+            async with self._link.use(120.0) as conn:
+                try:
+                    async with conn.transaction():
+                        await _run(conn, rules, name, watch)
+                    self._failing.pop(name, None)
+                except psycopg.Error as error:
+                    # What is wrong with the connection or the server is not this query's fault.
+                    if conn.closed or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                        raise
+                    self._put_off(name, error)
 
-    def _say(self, about: str, event: str, error: str) -> None:
-        """Once per failure that goes on."""
-        if about not in self._said:
-            self._said.add(about)
-            log.error(event, watch=about, error=error)
+    def _put_off(self, watch: str, error: psycopg.Error) -> None:
+        """Says so once per failure that goes on."""
+        if watch not in self._failing:
+            log.error("select_failed", watch=watch, error=f"{type(error).__name__} {error.sqlstate}")
+        self._failing[watch] = monotonic() + RETRY
 
 
 async def _run(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> None:
