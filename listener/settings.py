@@ -18,6 +18,8 @@ from listener.model import Mode, State
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DEFAULT_HTTP = "127.0.0.1:8080"
+# fields of `Settings` that may come out of a file, each by the variable of its name
+SECRETS = ("database_url", "admin_token", "view_token")
 # a repeat by a person, a late answer and a cap of a day need what is younger than this
 _LEAST_KEPT = 2
 # every day is a partition, and who looks at a message locks them all
@@ -59,19 +61,14 @@ class Settings:
     files: Mapping[str, Path] = field(default_factory=dict, repr=False)
 
     def fresh(self, secret: str) -> str | None:
-        """`database_url`, `admin_token` or `view_token` as it is now: one out of a file is read anew each time, so that
-        a new one needs no restart. While the file cannot be read the last one holds."""
+        """One of `SECRETS` as it is now: one out of a file is read anew each time, so that a new one needs no restart.
+        While the file cannot be read the last one holds."""
         if path := self.files.get(secret):
             with suppress(OSError, UnicodeDecodeError):
                 if value := path.read_text(encoding="utf-8").strip():
                     return value
         known: str | None = getattr(self, secret)
         return known
-
-    @property
-    def gateway_is_local(self) -> bool:
-        """Whether the gateway is on this machine: only then may its address be plain http."""
-        return urlsplit(self.caresoft_url).hostname in LOOPBACK
 
 
 def secret_file(environ: Mapping[str, str], name: str) -> Path | None:
@@ -119,7 +116,7 @@ def read_settings(environ: Mapping[str, str] = os.environ, **flags: object) -> S
                 faults.append(f"{name}: {error}")
 
     files: dict[str, Path] = {}
-    for field_name in ("database_url", "admin_token", "view_token"):
+    for field_name in SECRETS:
         name = f"LISTENER_{field_name.upper()}"
         try:
             if value := secret(environ, name):

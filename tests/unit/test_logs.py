@@ -110,10 +110,9 @@ def spoken() -> Iterator[tuple[str, frozenset[str], str]]:
 
 def test_every_event_is_in_the_readme_with_its_fields() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("| event | fields | says |")[1].split("\n\n")[0]
-    listed = {
-        event: frozenset(re.findall(r"`([a-z_]+)`", fields))
-        for event, fields in re.findall(r"^\| `([a-z_]+)` \|([^|]*)\|", table, re.MULTILINE)
-    }
+    rows = re.findall(r"^\| `([a-z_]+)` \|([^|]*)\|", table, re.MULTILINE)
+    listed = {event: frozenset(re.findall(r"`([a-z_]+)`", fields)) for event, fields in rows}
+    assert len(listed) == len(rows), "an event stands there twice"
     found = {event for event, _, _ in spoken()}
     assert found >= {"started", "lease_failed", "settle_failed", "select_failed", "task_died", "day_dropped"}
     assert found == set(listed)
