@@ -16,11 +16,14 @@ from listener import messages, overview, planning
 from listener.database import Connection
 from listener.lookups import Lookups
 from listener.model import Change, State
-from listener.pauses import SQL, audit, mask_numbers
+from listener.pauses import audit, mask_numbers
 from listener.planning import PlannedRow
+from listener.queries import load
 from listener.rules.judging import Found, Planned
 from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
+
+SQL = load("interventions")
 
 
 class Verb(StrEnum):

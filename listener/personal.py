@@ -12,11 +12,11 @@ from typing import Any
 
 from listener import phones
 from listener.database import Connection
-from listener.pauses import SQL as DEEDS
 from listener.pauses import audit, mask_numbers
 from listener.queries import load
 
 SQL = load("personal")
+DEEDS = load("interventions")
 
 
 @dataclass(slots=True, kw_only=True)

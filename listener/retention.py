@@ -19,12 +19,12 @@ import structlog
 
 from listener.database import Connection
 from listener.model import UNFINISHED, State
-from listener.pauses import SQL as DEEDS
 from listener.queries import load
 from listener.settings import Retention
 
 log = structlog.get_logger()
 SQL = load("retention")
+DEEDS = load("interventions")
 
 # seconds between looks when nothing is left to do, and seconds that one look may take
 EVERY = 60.0

@@ -4,16 +4,14 @@ Everything is generated from `sql/capture.sql`; identifiers and words are quoted
 """
 
 from listener.capture.install import Difference, Step, apply, differences, unfinished, uninstall, warnings
-from listener.capture.tables import Kind, Table, find_table
-from listener.capture.triggers import Capture, Trigger, current_row, wanted
+from listener.capture.tables import Table, find_table
+from listener.capture.triggers import Capture, current_row, wanted
 
 __all__ = [
     "Capture",
     "Difference",
-    "Kind",
     "Step",
     "Table",
-    "Trigger",
     "apply",
     "current_row",
     "differences",

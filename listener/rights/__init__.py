@@ -4,17 +4,14 @@ Three parts. The installer owns the schema. The daemon's role works on it withou
 the columns that rules use. A reader sees the two views for people. The ERP's own roles need nothing.
 """
 
-from listener.rights.needs import Grant, Needs, needs_of, statement_needs
-from listener.rights.roles import Roles, erp_steps, own_steps, readers, roles, take_back, ungranted
-from listener.rights.tries import Did, Report, Try, refused, try_out
+from listener.rights.needs import needs_of, statement_needs
+from listener.rights.roles import Roles, erp_steps, own_steps, readers, roles, take_back
+from listener.rights.tries import Did, Report, refused, try_out
 
 __all__ = [
     "Did",
-    "Grant",
-    "Needs",
     "Report",
     "Roles",
-    "Try",
     "erp_steps",
     "needs_of",
     "own_steps",
@@ -24,5 +21,4 @@ __all__ = [
     "statement_needs",
     "take_back",
     "try_out",
-    "ungranted",
 ]

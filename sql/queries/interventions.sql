@@ -180,7 +180,7 @@ UPDATE listener.message m
 RETURNING m.thread_id;
 
 -- name: ended_pauses
--- Pauses whose time is over, and messages whose pause is gone.
+-- Pauses whose time is over.
 DELETE FROM listener.pause WHERE until <= clock_timestamp() RETURNING id, target, value;
 
 -- name: lock_held_threads

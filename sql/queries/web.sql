@@ -103,14 +103,6 @@ SELECT state, count(*) AS n FROM (
  WHERE created_at >= coalesce(%(since)s::timestamptz, '-infinity') AND created_at < coalesce(%(until)s::timestamptz, 'infinity')
  GROUP BY state;
 
--- name: beside
--- What belongs to a message beside the row that lists show.
-SELECT m.if_unsure, m.no_ticket, m.unsure, m.permits, m.account, m.ticket_own, m.ticket_sent, m.lease_until
-  FROM (SELECT id, if_unsure, no_ticket, unsure, permits, account, ticket_own, ticket_sent, lease_until FROM listener.message
-        UNION ALL
-        SELECT id, if_unsure, no_ticket, unsure, permits, account, ticket_own, ticket_sent, NULL FROM listener.finished) AS m
- WHERE m.id = %(id)s;
-
 -- name: rule_source
 SELECT source FROM listener.rules WHERE version = %(version)s;
 

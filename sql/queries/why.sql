@@ -40,9 +40,6 @@ SELECT message_id, n, leased_at, outcome, http_status, detail, ticket_sent, tick
 -- name: sources
 SELECT version, source FROM listener.rules WHERE version = ANY(%(versions)s::integer[]);
 
--- name: in_force
-SELECT rules_version FROM listener.fleet;
-
 -- name: accounts
 SELECT name, greatest(paused_until, stopped_until) AS until,
        CASE WHEN stopped_until IS NULL OR paused_until > stopped_until THEN pause_reason ELSE stopped_reason END AS reason

@@ -1,12 +1,15 @@
-"""Every named statement of `sql/queries/` is one that PostgreSQL takes, on the schema as it is."""
+"""Every named statement of `sql/queries/` is one that PostgreSQL takes, on the schema as it is, and that is used."""
 
+import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+import listener
 from listener.queries import load, sql_folder
 
 MODULES = sorted(f.name.removesuffix(".sql") for f in sql_folder().joinpath("queries").iterdir())
@@ -41,3 +44,23 @@ def test_a_statement_is_prepared(prepared: "psycopg.Connection[Any]", module: st
         ).fetchone()
         prepared.execute("DEALLOCATE one")
     assert types is not None and len(types[0]) == len(numbers)
+
+
+def asked_for(source: str) -> Iterator[str]:
+    """The names that a module may ask for; of `f"counts_{meaning}"` the fixed part, `counts_`."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.JoinedStr(values=[ast.Constant(value=str(start)), *_]):
+                yield start
+            case ast.Constant(value=str(name)):
+                yield name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_statement_is_used(module: str) -> None:
+    # The page's handlers ask by name through `store`, and settling shares what `messages` has loaded.
+    through = {"web": "listener.web", "messages": "import SQL, to_json"}.get(module, f'load("{module}")')
+    sources = [file.read_text(encoding="utf-8") for file in Path(listener.__file__).parent.rglob("*.py")]
+    names = {n for source in sources if f'load("{module}")' in source or through in source for n in asked_for(source)}
+    begun = tuple(name for name in names if name.endswith("_"))
+    assert not [name for name in load(module) if name not in names and not name.startswith(begun)]

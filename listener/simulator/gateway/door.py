@@ -54,11 +54,6 @@ class Door:
         """Without a slash at its end."""
         return f"http://{HOST}:{self.port}"
 
-    @property
-    def is_open(self) -> bool:
-        """Whether new connections are accepted."""
-        return self._listener is not None
-
     async def open(self) -> None:
         """Accepts connections; does nothing when open."""
         if self._listener is None:
