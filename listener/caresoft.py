@@ -36,6 +36,7 @@ from listener.model import (
     Unreachable,
 )
 from listener.settings import LOOPBACK, is_public
+from listener.words import mask_numbers
 
 # bytes of an answer that are looked at
 ANSWER_LIMIT = 64 * 1024
@@ -48,7 +49,6 @@ _MINUTES = re.compile(r"(\d{1,4})\s*minutes?", re.IGNORECASE)
 # the documented length of the lock-out, for when its text names none
 _LOCK_OUT_MINUTES = 15
 _ABOUT_TICKET = re.compile(r"ticket|phi[eế]u", re.IGNORECASE)
-_LONG_NUMBER = re.compile(r"\+?\d(?:[\d .-]{6,})\d")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
@@ -268,8 +268,7 @@ def gateway_words(message: object, secrets: Sequence[str] = ()) -> str:
     text = message if isinstance(message, str) else ""
     for secret in secrets:
         text = text.replace(secret, "***")
-    text = _CONTROL.sub(" ", text)
-    return _LONG_NUMBER.sub(lambda m: m[0][:3] + "***" + m[0][-3:], text).strip()[:200]
+    return mask_numbers(_CONTROL.sub(" ", text)).strip()[:200]
 
 
 async def _before_first_byte(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:

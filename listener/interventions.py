@@ -16,12 +16,13 @@ from listener import messages, overview, planning
 from listener.database import Connection
 from listener.lookups import Lookups
 from listener.model import Change, State
-from listener.pauses import audit, mask_numbers
+from listener.pauses import audit
 from listener.planning import PlannedRow
 from listener.queries import load
 from listener.rules.judging import Found, Planned
 from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
+from listener.words import mask_numbers
 
 SQL = load("interventions")
 
@@ -78,7 +79,7 @@ async def act(
 ) -> Deed:
     """Does `verb` to these messages; `filters` is how they were chosen, for the audit."""
     deed = Deed(verb=verb)
-    words = mask_numbers(reason)
+    words = mask_numbers(reason or "")
     note = f"{_DONE[verb]} by {by}" + (f": {words}" if words else "")
     args: dict[str, Any] = {"ids": list(ids), "note": note}
     rules = await overview.rules_in_force(conn) if verb is Verb.RETRY else None
@@ -111,7 +112,7 @@ async def arrived(conn: Connection, number: int, *, by: str, reason: str | None)
 
     False when it is not unclear any more.
     """
-    words = mask_numbers(reason)
+    words = mask_numbers(reason or "")
     args = {"ids": [number], "note": f"it did arrive, says {by}" + (f": {words}" if words else "")}
     async with conn.transaction():
         await conn.execute(SQL["my_turn"], {})

@@ -33,8 +33,6 @@ _FILTERS = {
     "ticket": sql.SQL("ticket_id = %(ticket)s"),
     "since": sql.SQL("created_at >= %(since)s"),
 }
-# where a pause without an end stands in the accounts' rows
-_NEVER = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 async def messages(
@@ -171,7 +169,7 @@ def eta(
     clear: dict[str, float] = {}
     for row in backlog:
         until = stopped.get(row["account"])
-        if until is not None and until >= _NEVER:
+        if until is not None and pauses.endless(until):
             return None
         rate = rates.get(row["account"])
         starts = max(row["due_s"], (until - now).total_seconds() if until else 0.0, clear.get(row["account"], 0.0))

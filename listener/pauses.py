@@ -7,10 +7,9 @@ trigger keeps others of them from waiting, so that taking permits asks nobody.
 
 import getpass
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import MAXYEAR, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -18,10 +17,9 @@ from listener import accounts, phones
 from listener.database import Connection
 from listener.errors import ListenerError
 from listener.queries import load
-from listener.words import did_you_mean
+from listener.words import did_you_mean, mask_numbers
 
 SQL = load("interventions")
-_NUMBER = re.compile(r"\+?\d(?:[\d .-]{6,})\d")
 
 
 class Scope(StrEnum):
@@ -75,7 +73,13 @@ async def who(conn: Connection) -> str:
 
 async def audit(conn: Connection, by: str, verb: str, what: Mapping[str, Any], count: int, reason: str | None) -> None:
     """One row in the record of what people did; `what` has no whole phone, long numbers in `reason` are masked."""
-    args = {"who": by, "verb": verb, "what": json.dumps(what), "count": count, "reason": mask_numbers(reason)}
+    args = {
+        "who": by,
+        "verb": verb,
+        "what": json.dumps(what),
+        "count": count,
+        "reason": reason and mask_numbers(reason),
+    }
     await conn.execute(SQL["audit"], args)
 
 
@@ -84,9 +88,9 @@ async def revealed(conn: Connection, verb: str, what: Mapping[str, Any], count: 
     await audit(conn, await who(conn), "reveal", {"by": verb, **what}, count, None)
 
 
-def mask_numbers(text: str | None) -> str | None:
-    """A person's own words without whole phone numbers."""
-    return _NUMBER.sub(lambda m: phones.mask_phone(re.sub(r"\D", "", m[0])), text) if text is not None else None
+def endless(until: datetime) -> bool:
+    """Whether a pause ends only when somebody resumes: on the accounts' rows that is the last year there is."""
+    return until.year == MAXYEAR
 
 
 async def known(conn: Connection, target: Target, rules: Mapping[str, object] | None) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from listener import phones
 from listener.database import Connection
-from listener.pauses import audit, mask_numbers
+from listener.pauses import audit
 from listener.queries import load
+from listener.words import mask_numbers
 
 SQL = load("personal")
 DEEDS = load("interventions")

@@ -6,12 +6,12 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
-from zoneinfo import ZoneInfo
 
+from listener.pauses import endless
 from listener.reasons import in_vietnamese
 from listener.why import Entry, Fate, Kind, Silence, WaitsFor
+from listener.words import moment
 
-_LOCAL = ZoneInfo("Asia/Ho_Chi_Minh")
 _LONGEST = 60
 
 
@@ -49,11 +49,6 @@ def sentence(entry: Entry, language: Language) -> str:
             return words.suppression.format(**facts)
 
 
-def moment(value: datetime) -> str:
-    """22/11/2026 10:00:05 on Vietnam's clocks."""
-    return value.astimezone(_LOCAL).strftime("%d/%m/%Y %H:%M:%S")
-
-
 def _change(facts: Mapping[str, Any], words: "_Words") -> str:
     told = "; ".join(f"{c}: {_value(old)} → {_value(new)}" for c, old, new in facts["differences"])
     if facts["op"] != "update":
@@ -67,8 +62,8 @@ def _change(facts: Mapping[str, Any], words: "_Words") -> str:
 
 
 def _until(end: datetime | None, words: "_Words") -> str:
-    """The end of a pause; one without an end lasts until a year that no clock shows."""
-    return moment(end) if end is not None and end.year < 9999 else words.forever
+    """The end of a pause."""
+    return words.forever if end is None or endless(end) else moment(end)
 
 
 def _value(value: Any) -> str:

@@ -2,7 +2,17 @@
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from difflib import get_close_matches
+from zoneinfo import ZoneInfo
+
+# the clocks that people are shown times by; the database and JSON keep theirs with the zone
+LOCAL = ZoneInfo("Asia/Ho_Chi_Minh")
+
+
+def moment(at: datetime) -> str:
+    """22/11/2026 10:00:05 on Vietnam's clocks."""
+    return at.astimezone(LOCAL).strftime("%d/%m/%Y %H:%M:%S")
 
 
 def did_you_mean(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
@@ -18,3 +28,11 @@ _PHONE = re.compile(r"(?<![\w.])(?:\+?84|0)[ .-]?\d(?:[ .-]?\d){7,9}(?![\w.]*\d)
 def mask_phones(text: str) -> str:
     """A text in which phones are `091***678`."""
     return _PHONE.sub(lambda m: m[0][:3] + "***" + m[0][-3:], text)
+
+
+_LONG_NUMBER = re.compile(r"\+?\d[\d .-]{6,}\d")
+
+
+def mask_numbers(text: str) -> str:
+    """Somebody else's words, of which any long number may be a phone, without the middle of each."""
+    return _LONG_NUMBER.sub(lambda m: f"{m[0][:3]}***{m[0][-3:]}" if sum(map(str.isdigit, m[0])) >= 9 else "***", text)

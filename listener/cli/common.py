@@ -11,18 +11,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
-from zoneinfo import ZoneInfo
 
 import click
 import psycopg
 
 from listener.errors import ListenerError, OutOfReachError
+from listener.words import moment
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# Times for people; the database and JSON keep theirs with the zone.
-LOCAL = ZoneInfo("Asia/Ho_Chi_Minh")
 
 output_option = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="text for people, json for programs."
@@ -129,5 +126,5 @@ def shown(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, datetime):
-        return value.astimezone(LOCAL).strftime("%d/%m/%Y %H:%M:%S")
+        return moment(value)
     return str(value)

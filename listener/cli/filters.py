@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import click
 
 from listener import phones
-from listener.cli.common import LOCAL
 from listener.errors import UsageError
 from listener.model import State
+from listener.words import LOCAL
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}

@@ -16,9 +16,10 @@ from listener.replay import in_force
 from listener.replay import replay as run_replay
 from listener.rules import read
 from listener.rules.ruleset import compile_rules
-from listener.sentences import Language, moment, sentence
+from listener.sentences import Language, sentence
 from listener.settings import read_settings
 from listener.why import why as ask
+from listener.words import moment
 
 
 @click.command()

@@ -118,8 +118,7 @@ def _failures(ever: int, new: int) -> str:
 
 
 def _end(until: datetime | None) -> str:
-    """A pause of a person that has no end is written with the last year there is."""
-    return "somebody resumes" if until is None or until.year == 9999 else shown(until)
+    return "somebody resumes" if until is None or pauses.endless(until) else shown(until)
 
 
 def _duration(seconds: float | None) -> str:

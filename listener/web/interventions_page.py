@@ -12,9 +12,10 @@ from listener.interventions import Verb, act, candidates, muted, release_muted
 from listener.pauses import Scope, Target
 from listener.settings import Settings
 from listener.web.access import SESSION, Session
-from listener.web.page import LOCAL, language, render
+from listener.web.page import language, render
 from listener.web.store import Store
 from listener.web.texts import words
+from listener.words import LOCAL
 
 # how long a pause lasts, as the page offers it; None until somebody resumes
 SPANS: Mapping[str, timedelta | None] = {

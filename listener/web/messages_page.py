@@ -13,7 +13,7 @@ from aiohttp import web
 from listener.database import LOST
 from listener.errors import OutOfReachError, describe
 from listener.model import State
-from listener.pauses import audit, mask_numbers
+from listener.pauses import audit
 from listener.web.access import SESSION
 from listener.web.bulk_page import asked, offered
 from listener.web.page import moment, render, sees_texts, shown_key, shown_phone, shown_why
@@ -26,6 +26,7 @@ from listener.web.search import (
     one_page,
 )
 from listener.web.store import Store
+from listener.words import mask_numbers
 
 log = structlog.get_logger()
 

@@ -17,9 +17,10 @@ from listener.errors import describe
 from listener.settings import Settings
 from listener.web import charts, concerns, store
 from listener.web.health import Health
-from listener.web.page import LOCAL, language, render
+from listener.web.page import language, render
 from listener.web.store import Store
 from listener.web.texts import words
+from listener.words import LOCAL
 
 log = structlog.get_logger()
 

@@ -6,24 +6,20 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from listener import phones, reasons
 from listener.model import State
+from listener.pauses import endless
 from listener.web.access import SESSION, Session
 from listener.web.concerns import Concern
 from listener.web.texts import DEFAULT, LANGUAGES, words
-from listener.words import mask_phones
+from listener.words import LOCAL, mask_phones
 
 HERE = Path(__file__).parent
-# what the page shows times in; the database keeps them with the zone
-LOCAL = ZoneInfo("Asia/Ho_Chi_Minh")
 LANGUAGE_COOKIE = "listener_lang"
-# a pause without an end stands in the accounts' rows with the last year there is
-_LAST_YEAR = 9999
 
 
 @cache
@@ -38,6 +34,7 @@ def _environment() -> Environment:
     )
     env.filters.update(moment=moment, clock=clock, number=number, spell=spell, reason=shown_reason, field=field)
     env.filters.update(phone=shown_phone, key=shown_key, target=shown_target, said=said, body=shown_body, why=shown_why)
+    env.tests.update(endless=endless)
     env.globals.update(asset=asset, languages=LANGUAGES, states=[state.value for state in State])
     return env
 
@@ -80,14 +77,14 @@ def render(request: web.Request, template: str, *, code: int = 200, **values: An
 
 def moment(value: datetime | None) -> str:
     """A time for people: `22/11/2026 10:00:05`, `-` for none or for one that never comes."""
-    if value is None or value.year == _LAST_YEAR:
+    if value is None or endless(value):
         return "-"
     return value.astimezone(LOCAL).strftime("%d/%m/%Y %H:%M:%S")
 
 
 def clock(value: datetime | None) -> str:
     """Only the time of the day for today, day and time for others."""
-    if value is None or value.year == _LAST_YEAR:
+    if value is None or endless(value):
         return "-"
     local = value.astimezone(LOCAL)
     same_day = local.date() == datetime.now(LOCAL).date()

@@ -17,7 +17,7 @@ from listener import phones
 from listener.database import Connection
 from listener.model import UNFINISHED, State
 from listener.web import store
-from listener.web.page import LOCAL
+from listener.words import LOCAL
 
 PAGE = 50
 _MAX_ID = 2**63 - 1
