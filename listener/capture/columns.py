@@ -1,0 +1,75 @@
+"""Columns of a watched table in SQL: whether one changed, what is written down of it, and the key that names the row.
+
+What is written down is worked out inside the ERP's transaction, on whatever search_path its session has: every name
+says its schema. What stands in a trigger's WHEN is looked up once, when the trigger is made.
+"""
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from listener.capture.tables import Kind, Table
+
+_CONCAT = " OPERATOR(pg_catalog.||) "
+JOIN_KEY = f"{_CONCAT}'/'{_CONCAT}"
+# PostgreSQL passes at most 100 arguments to one function call: name and value for each column.
+_COLUMNS_A_CALL = 50
+
+
+def differs(kind: Kind, column: str) -> sql.Composable:
+    """`OLD.x IS DISTINCT FROM NEW.x`; by text where the type has no equality of PostgreSQL's own, or one that can fail
+    (json, xml, point; rows and arrays of them; types of extensions, whose schema the ERP's upgrade may move)."""
+    template = "OLD.{c} IS DISTINCT FROM NEW.{c}" if kind.comparable else "OLD.{c}::text IS DISTINCT FROM NEW.{c}::text"
+    return sql.SQL(template).format(c=sql.Identifier(column))
+
+
+def _value(kind: Kind, field: sql.Composable) -> sql.Composable:
+    """A column's value for jsonb, the same whatever the session's settings and with numbers as numbers."""
+    match kind.base:
+        case "money":
+            return sql.SQL("{}::pg_catalog.numeric").format(field)
+        case "bytea":
+            return sql.SQL(rf"E'\\x'{_CONCAT}pg_catalog.encode({{}}, 'hex')").format(field)
+        case _:
+            return field
+
+
+def row_object(table: Table, columns: Sequence[str], side: sql.Composable) -> sql.Composable:
+    """Those columns of `side` (OLD, NEW or an alias) as one jsonb object."""
+    chunks = [columns[i : i + _COLUMNS_A_CALL] for i in range(0, len(columns), _COLUMNS_A_CALL)]
+    calls = [
+        sql.SQL("pg_catalog.jsonb_build_object({})").format(
+            sql.SQL(", ").join(
+                sql.SQL("{}, {}").format(
+                    sql.Literal(c), _value(table.kinds[c], sql.SQL("{}.{}").format(side, sql.Identifier(c)))
+                )
+                for c in chunk
+            )
+        )
+        for chunk in chunks
+    ]
+    return sql.SQL(_CONCAT).join(calls)
+
+
+def key_of(table: Table, key: Sequence[str], side: sql.Composable) -> sql.Composable:
+    """The key as one text; parts of a composite key are joined by `/`, their own `/` and `\\` escaped."""
+    values = [
+        sql.SQL("coalesce({}, '')").format(_key_text(table.kinds[c], sql.SQL("{}.{}").format(side, sql.Identifier(c))))
+        for c in key
+    ]
+    if len(values) == 1:
+        return values[0]
+    replace = r"pg_catalog.replace(pg_catalog.replace({}, E'\\', E'\\\\'), '/', E'\\/')"
+    return sql.SQL(JOIN_KEY).join(sql.SQL(replace).format(value) for value in values)
+
+
+def _key_text(kind: Kind, field: sql.Composable) -> sql.Composable:
+    """A key must be the same text in every session, whatever its DateStyle and time zone."""
+    match kind.base:
+        case "date" | "timestamp":
+            return sql.SQL("pg_catalog.to_jsonb({}) OPERATOR(pg_catalog.#>>) '{{}}'").format(field)
+        case "timestamptz":
+            utc = "pg_catalog.to_jsonb({} AT TIME ZONE 'UTC') OPERATOR(pg_catalog.#>>) '{{}}'"
+            return sql.SQL(f"({utc}){_CONCAT}'Z'").format(field)
+        case _:
+            return sql.SQL("({})::pg_catalog.text").format(_value(kind, field))

@@ -1,0 +1,78 @@
+"""A watch's `where`: a condition in SQL on OLD and NEW, as it is written in the rules."""
+
+import re
+
+import psycopg
+from psycopg import sql
+
+from listener.capture.tables import Table
+from listener.database import Connection
+from listener.errors import ListenerError
+from listener.words import did_you_mean
+
+_ROW_COLUMN = r'\b(?P<side>NEW|OLD)\.(?P<column>"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
+# A `where` made of these alone, on columns of simple types, cannot fail at run time and calls no function of others, so
+# it may stand in the trigger's WHEN, where it costs an unrelated update nothing. Anything else runs inside the
+# function, where a failure is swallowed.
+_SIMPLE = re.compile(
+    rf"""(?: \s+ | \(|\)|, | <>|!=|<=|>=|=|< |> | '(?:[^']|'')*' | \d+(?:\.\d+)?
+        | {_ROW_COLUMN.replace("?P<side>", "?:").replace("?P<column>", "?:")}
+        | (?:AND|OR|NOT|IS|NULL|IN|BETWEEN|TRUE|FALSE|DISTINCT|FROM)\b )*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# What names a column of OLD or NEW, outside of strings and quoted names.
+_MENTION = re.compile(rf"""'(?:[^']|'')*' | {_ROW_COLUMN} | "(?:[^"]|"")*" """, re.IGNORECASE | re.VERBOSE)
+
+
+async def check_where(conn: Connection, table: Table, where: str) -> None:
+    """Raises `ListenerError` unless `where` is a condition on OLD and NEW that PostgreSQL understands.
+
+    Inside the function it would be looked at only when a row changes, and its failure swallowed.
+    """
+    for column in _mentioned(where):
+        if column not in table.columns:
+            raise ListenerError(f"where: {table} has no column {column}{did_you_mean(column, list(table.columns))}")
+    query = sql.SQL("PREPARE listener_where AS SELECT 1 FROM {table} AS old, {table} AS new WHERE ({where})").format(
+        table=table.identifier, where=sql.SQL(where)
+    )
+    try:
+        async with conn.transaction():
+            # As inside the function, so that a name which is not found there is not found here.
+            await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+            # In the extended protocol (binary) PostgreSQL takes no second statement behind this one.
+            await conn.execute(query, prepare=False, binary=True)
+            await conn.execute("DEALLOCATE listener_where")
+    except psycopg.errors.InsufficientPrivilege:
+        # Whoever installs it will see; a role that only reads the rules need not read the table.
+        return
+    except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
+        raise ListenerError(
+            f"where: {error.diag.message_primary} (functions and tables need their schema in front)"
+        ) from None
+
+
+def is_simple(table: Table, where: str) -> bool:
+    """Whether it may stand in a trigger's WHEN: it cannot fail, and calls nothing of others."""
+    return bool(_SIMPLE.fullmatch(where)) and all(table.kinds[column].simple for column in _mentioned(where))
+
+
+def for_event(where: str, event: str) -> str:
+    """The condition for one kind of event: for a deleted row NEW means the row that was, for an inserted one OLD holds
+    nothing."""
+
+    def other(mention: re.Match[str]) -> str:
+        side = (mention["side"] or "").upper()
+        if event == "delete" and side == "NEW":
+            return f"OLD.{mention['column']}"
+        return "NULL" if event == "insert" and side == "OLD" else mention[0]
+
+    return _MENTION.sub(other, where)
+
+
+def _mentioned(where: str) -> list[str]:
+    """The columns of OLD and NEW that a condition names."""
+    return [_column(m["column"]) for m in _MENTION.finditer(where) if m["column"]]
+
+
+def _column(written: str) -> str:
+    return written[1:-1].replace('""', '"') if written.startswith('"') else written.lower()
