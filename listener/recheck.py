@@ -44,11 +44,9 @@ class Recheck:
         try:
             async with self._link.use(5.0) as conn:
                 now = await self._row(conn, lease)
-        except LOST[1]:
+        except LOST:
             raise
         except psycopg.Error as error:
-            if isinstance(error, psycopg.OperationalError):
-                raise
             return f"recheck: the row cannot be read any more ({type(error).__name__})"
         except ListenerError as error:
             return f"recheck: the row cannot be read any more ({error})"

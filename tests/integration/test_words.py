@@ -271,6 +271,33 @@ async def test_a_late_message_is_dropped_when_its_row_has_moved_on(database: str
         assert (await reasons(world))["superseded"] == ["recheck: amount changed since", "recheck: the row is gone"]
 
 
+async def test_a_server_in_trouble_is_no_proof_that_a_late_message_is_stale(database: str) -> None:
+    # Whatever it takes to read the column fails, as where PostgreSQL's catalogue changes under a query (XX000).
+    cast = "CREATE OR REPLACE FUNCTION public.read(public.shown) RETURNS json LANGUAGE plpgsql AS $$ BEGIN {} END $$;"
+    trouble = """
+        DROP TRIGGER listener_stock_update ON public.stock;
+        CREATE TYPE public.shown AS ENUM ('1');
+        ALTER TABLE public.stock ALTER amount TYPE public.shown USING '1';
+        {}
+        CREATE CAST (public.shown AS json) WITH FUNCTION public.read(public.shown)"""
+    async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
+        world.gateway.block(60)
+        await set_amount(world, "A", 1)
+        await world.once()
+        world.gateway.block(0)
+        failing = cast.format("RAISE 'cache lookup failed' USING ERRCODE = 'XX000';")
+        await world.db.execute(trouble.format(failing).encode())
+        await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
+        async with world.service():
+            await world.db.execute(
+                """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0"""
+            )
+            await world.until("SELECT reason = 'the row could not be read again' FROM listener.message")
+            await world.db.execute(cast.format("RETURN '1';").encode())
+            await world.settled()
+        assert world.arrived() == ["told A 1"]
+
+
 async def test_only_approved_wordings_go(database: str) -> None:
     body = 'approved: ["told {ma} {so}"]'
     async with open_world(database, rules=RULES + rule(body) + rule(body, "other"), schema=SCHEMA) as world:
