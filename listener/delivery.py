@@ -113,7 +113,7 @@ class Delivery:
         self._unsettled = 0
         # since when outcomes are being written down, if they are
         self._writing_since: float | None = None
-        # messages that a pause kept from being sent, as last seen by `until_nothing_is_due`
+        # threads that a pause kept from being sent, as last seen by `until_nothing_is_due`
         self.stopped = 0
 
     def use(self, tasks: TaskTree, rules_accounts: Mapping[str, Account], stopping: asyncio.Event) -> None:

@@ -64,7 +64,7 @@ class Service:
     address: str | None = None
 
     async def run(self, *, once: bool = False) -> int:
-        """Runs until `stopping`, or `once`: until nothing is due. Returns how many messages were left waiting.
+        """Runs until `stopping`, or `once`: until nothing is due. Returns how many threads a pause keeps waiting.
 
         Raises `ListenerError` when the rules, the schema or a token is not as it must be to begin.
         """
