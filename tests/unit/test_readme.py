@@ -4,6 +4,9 @@ there are. (`test_logs` asks the same of events, `test_alerts` of metrics.)"""
 import re
 from pathlib import Path
 
+import click
+import pytest
+
 from listener.cli import main
 from listener.cli.db import db
 from listener.model import State
@@ -11,6 +14,9 @@ from listener.settings import DEFAULT_HTTP, SECRETS, Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTEXT = click.Context(main)
+VERBS = main.list_commands(CONTEXT)
+DOCUMENTS = ("README.md", "GUIDE.md", "deploy/README.md")
 
 
 def test_every_promise_names_tests_that_exist() -> None:
@@ -33,7 +39,26 @@ def test_every_verb_is_listed_and_every_listed_verb_exists() -> None:
             listed |= set(name.split("\\|"))
             if name == "db":
                 assert set(more.split("\\|")) == set(db.commands)
-    assert listed == set(main.list_commands(None))  # type: ignore[arg-type]
+    assert listed == set(VERBS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_shown_is_one_that_there_is(document: str) -> None:
+    """Verbs and options, wherever a command stands in a line."""
+    shown = re.findall(r"(?<![\w./-])listener ([a-z]+(?: [^`\n]*)?)", (ROOT / document).read_text(encoding="utf-8"))
+    known = [words for line in shown if (words := line.split("#")[0].split()) and words[0] in VERBS]
+    assert len(known) >= 10
+    for verb, *words in known:
+        command = main.get_command(CONTEXT, verb)
+        if command is db and words and words[0] in db.commands:
+            command = db.commands[words[0]]
+        assert command is not None
+        options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        for word in words:
+            if found := re.match(r"\[?(--?[a-z][a-z-]*)", word):
+                assert found[1] in options, f"listener {verb} {' '.join(words)}"
+            elif word in ("&&", "|", ";"):
+                break
 
 
 def test_the_environment_is_listed() -> None:
