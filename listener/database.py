@@ -24,7 +24,10 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 
 from listener.errors import ListenerError, OutOfReachError
+from listener.queries import load
 from listener.settings import Settings
+
+SQL = load("database")
 
 Connection: TypeAlias = AsyncConnection[DictRow]
 
@@ -77,13 +80,6 @@ BY_INDEX: Mapping[str, str] = {
 
 # seconds between looks at how large the tables are, on such a connection
 _MEASURE = 5.0
-# Changes whenever one of the tables that grow has become about three times as large, or as small; of those kept by day
-# it is today's. To look at others would be to wait for whoever maintains them.
-_SIZES = """
-SELECT sum(ceil(ln((1 + pg_relation_size(to_regclass('listener.' || name)) / 8192)::float8)))::bigint AS sizes
-  FROM unnest(ARRAY['outbox', 'thread', 'message',
-                    'attempt' || to_char(now(), '_YYYYMMDD'), 'finished' || to_char(now(), '_YYYYMMDD')]) AS t(name)
-"""
 
 
 def loads_exact(text: str | bytes) -> Any:
@@ -129,10 +125,7 @@ async def connect(settings: Settings, purpose: str, **session: str) -> Connectio
 
 async def set_session(conn: Connection, values: Mapping[str, str]) -> None:
     """SET each of `values` for the rest of the session, in one round trip."""
-    await conn.execute(
-        "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)",
-        [list(values), list(values.values())],
-    )
+    await conn.execute(SQL["set_session"], {"names": list(values), "values": list(values.values())})
 
 
 def _without_secrets(error: psycopg.Error, url: str) -> str:
@@ -213,7 +206,7 @@ class Link:
 
     async def _measure(self, conn: Connection) -> None:
         """Has statements planned anew when the tables are no longer what they were planned for."""
-        row = await (await conn.execute(_SIZES)).fetchone()
+        row = await (await conn.execute(SQL["sizes"], {})).fetchone()
         if row is not None and row["sizes"] != self._sizes:
             await conn.execute("DISCARD PLANS")
             self._sizes = row["sizes"]

@@ -9,6 +9,7 @@ never is. An answer that comes after a deed is still kept: accepted is accepted.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -199,7 +200,9 @@ async def _plan(
     watch = rules.watch(change.watch)
     assert watch is not None
     found: Found = (await lookups.find(watch, [change], patient=False))[0] if watch.lookup else {}
-    now = (await (await conn.execute("SELECT clock_timestamp() AS now")).fetchone() or {})["now"]
+    clock = await (await conn.execute(SQL["clock"], {})).fetchone()
+    assert clock is not None
+    now: datetime = clock["now"]
     verdict = next(iter(rules.only(rule).verdicts(change, found, now, settings.mode)))
     life = rules.rules.rules[rule].expires
     planned = [

@@ -71,6 +71,9 @@ SELECT f.id, f.rule, f.phone, c.id AS change_id, c.watch, c.op, c.key, c.old, c.
  WHERE f.id = ANY(%(ids)s::bigint[]) AND f.state = 'rejected' AND f.permits = 0
  ORDER BY f.id;
 
+-- name: clock
+SELECT clock_timestamp() AS now;
+
 -- name: had
 -- The phones that a rule's messages of a change went to, or will.
 SELECT phone FROM listener.message WHERE change_id = %(change)s AND rule = %(rule)s AND id <> %(id)s
