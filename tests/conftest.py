@@ -1,7 +1,11 @@
-"""A real PostgreSQL for every test process; a database of its own for every test."""
+"""A real PostgreSQL for every test process; a database of its own for every test; a disk that is soon full."""
 
 import itertools
+import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -55,6 +59,25 @@ def listener_template(server: Server) -> str:
 def listener_database(server: Server, listener_template: str) -> Iterator[str]:
     """The DSN of a database that holds listener's schema."""
     yield from _fresh(server, listener_template)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 6 MB, to be given to whoever is to fill it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a small file system")
+    folder = Path(tempfile.mkdtemp(prefix="listener-small-", dir="/dev/shm"))
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if made.returncode != 0:
+        folder.rmdir()
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()
 
 
 def _fresh(server: Server, template: str | None) -> Iterator[str]:

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -31,25 +30,6 @@ def p99(values: list[float]) -> float:
 
 
 # -- F22
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of 6 MB that PostgreSQL may write to."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make a small file system")
-    folder = Path(tempfile.mkdtemp(prefix="listener-small-", dir="/dev/shm"))
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if made.returncode != 0:
-        folder.rmdir()
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-        folder.rmdir()
 
 
 async def test_a_full_disk_is_told_and_survived(crashable: Server, crashable_database: str, small_disk: Path) -> None:

@@ -4,8 +4,7 @@ F24, F36, F40)."""
 import asyncio
 import os
 import re
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic
 
@@ -180,26 +179,6 @@ async def test_two_erp_transactions_on_the_same_rows_meet_no_lock_of_ours(erp: E
         await one.execute("COMMIT")
         await two.execute("ROLLBACK")
     assert len(await erp.captured()) == 1
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 6 MB that PostgreSQL may write to."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make a small file system")
-    folder = Path("/dev/shm") / f"listener-small-{os.getpid()}"  # noqa: S108
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if made.returncode != 0:
-        folder.rmdir()
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-        folder.rmdir()
 
 
 @pytest.mark.parametrize("on_capture_error", ["count", "abort"])
