@@ -20,7 +20,7 @@ async def main(dsn: str, url: str, token: str) -> None:
         print("listening", flush=True)
         async for notification in conn.notifies():
             async with http.post(url, json=json.loads(notification.payload)) as answer:
-                await answer.read()
+                assert (await answer.json())["code"] == "ok"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ BARE = """
 CREATE TABLE public.bare (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text NOT NULL);
 CREATE FUNCTION public.tell() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('bare', json_build_object('service_id', '12', 'phone', '0980000000', 'content', NEW.body)::text);
+    PERFORM pg_notify('bare', json_build_object('sms', json_build_object(
+        'service_id', '12', 'phone', '0980000000', 'content', NEW.body))::text);
     RETURN NULL;
 END $$;
 CREATE TRIGGER tell AFTER INSERT ON public.bare FOR EACH ROW EXECUTE FUNCTION public.tell();
