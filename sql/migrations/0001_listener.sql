@@ -98,7 +98,8 @@ CREATE TABLE listener.thread (
     ticket_id   bigint,
     -- the ERP's own ticket that the gateway refused: no message asks for it again
     refused_ticket bigint,
-    priority    smallint NOT NULL DEFAULT 1,
+    -- urgent, normal, bulk: permits are taken for each of these, and for no other
+    priority    smallint NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
     -- when its first waiting message is due; NULL while nothing waits or while it is leased
     next_at     timestamptz,
     lease       bigint,
@@ -151,7 +152,7 @@ CREATE TABLE listener.message (
     account       text NOT NULL,
     thread_id     bigint,
     thread        text NOT NULL,
-    priority      smallint NOT NULL DEFAULT 1,
+    priority      smallint NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
     phone         text,
     text          text,
     parts         integer,

@@ -60,6 +60,15 @@ async def test_no_permit_is_used_twice(erp_database: str) -> None:
             await world.db.execute("UPDATE listener.message SET state = 'sending', lease = 3, permits = permits + 1")
 
 
+@pytest.mark.parametrize("table", ["thread", "message"])
+async def test_nothing_waits_with_a_priority_that_nobody_looks_for(erp_database: str, table: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.db.execute("INSERT INTO listener.thread (account, name) VALUES ('main', 't1')")
+        await world.db.execute(INSERT.format(table="message", id=1, state="waiting").encode())
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await world.db.execute(f"UPDATE listener.{table} SET priority = 3".encode())
+
+
 async def test_what_is_finished_changes_only_into_accepted(erp_database: str) -> None:
     final = [s.value for s in State if s.value not in UNFINISHED]
     async with open_world(erp_database) as world:
