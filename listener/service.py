@@ -17,10 +17,10 @@ import structlog
 from listener import route
 from listener.calendar import Calendar
 from listener.caresoft import CareSoft
-from listener.database import Link
+from listener.database import LOST, Link
 from listener.delivery import Delivery
 from listener.doorbell import Doorbell
-from listener.errors import ListenerError
+from listener.errors import ListenerError, OutOfReachError
 from listener.matching import Matcher
 from listener.model import Change
 from listener.notify import keep_telling
@@ -152,12 +152,16 @@ class Service:
         await keep_telling(self.stopping, turned, status)
 
     async def _until_done(self, calendar: Calendar, upkeep: Upkeep, matcher: Matcher, delivery: Delivery) -> None:
-        await calendar.look()
-        # What an earlier run left behind is part of what is due.
-        await upkeep.round()
-        while await matcher.look():
-            pass
-        await delivery.until_nothing_is_due()
+        try:
+            await calendar.look()
+            # What an earlier run left behind is part of what is due.
+            await upkeep.round()
+            while await matcher.look():
+                pass
+            await delivery.until_nothing_is_due()
+        except LOST:
+            # The daemon would wait for it to come back; this is told, and whoever asked may ask again.
+            raise OutOfReachError("the connection to the database was lost") from None
         self.stopping.set()
 
 

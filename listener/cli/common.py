@@ -48,7 +48,7 @@ def asynchronous(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         except ListenerError as error:
             raise fail(str(error), error.exit_code) from None
         except BaseExceptionGroup as group:
-            raise fail(_first(group), 1) from None
+            raise _ending(group) from None
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
             raise fail("the database did not get to it in time (a lock, or too much work); try again", 1) from None
         except psycopg.OperationalError:
@@ -74,13 +74,18 @@ def fail(text: str, code: int) -> SystemExit:
     return SystemExit(code)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> str:
+def _ending(group: BaseExceptionGroup[BaseException]) -> SystemExit:
+    """What to raise when a tree of tasks has died: of several errors the first is the one that ended it."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, SystemExit):
-        raise error
-    return str(error) if isinstance(error, ListenerError) else _in_short(error)
+    match error:
+        case SystemExit():
+            return error
+        case ListenerError():
+            return fail(str(error), error.exit_code)
+        case _:
+            return fail(_in_short(error), 1)
 
 
 def _in_short(error: BaseException) -> str:

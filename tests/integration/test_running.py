@@ -1,10 +1,13 @@
 """`listener run` under a supervisor: what it tells the service manager, and what `healthcheck` says."""
 
 import asyncio
+import os
+import sys
 import time
 
 import pytest
 
+from listener.simulator.gateway import Delay, Fault
 from listener.web import health as health_module
 from tests.support import unit
 from tests.support.manager import open_manager
@@ -70,6 +73,29 @@ async def test_a_manager_that_is_gone_is_no_reason_to_fail(erp_database: str) ->
         await world.note("topic", "note")
         await world.settled()
         assert await replica.stop() == 0, replica.log.read_text()
+
+
+async def test_once_without_its_database_ends_as_every_verb_does(erp_database: str) -> None:
+    """Out of reach is exit code 4, also where it is a task that finds it out."""
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(Fault(action=Delay(seconds=3600.0)))
+        await world.note("topic", "note")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from listener.cli import main; main()", "run", "--once"),
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **world.environment()},
+        )
+        await world.until("SELECT count(*) = 1 FROM listener.message WHERE state = 'sending'")
+        # It asks again and again whether anything is due.
+        await world.until(
+            "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'listener settle'"
+        )
+        _, said = await process.communicate()
+        assert process.returncode == 4, said.decode()
+        # the second when it was about to connect
+        told = ("the connection to the database was lost", "the database is out of reach: ")
+        assert said.decode().splitlines()[-1].startswith(told)
 
 
 async def test_healthcheck_exits_0_while_every_part_moves_and_else_says_which_does_not(
