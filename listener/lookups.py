@@ -32,6 +32,8 @@ _PASSING = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.InsufficientResources,
+    # such as a catalogue that changes under the query
+    psycopg.errors.InternalError_,
 )
 
 

@@ -159,6 +159,17 @@ async def test_a_slow_lookup_is_worth_another_try_and_then_missing(erp: Erp, mon
         await finder.close()
 
 
+async def test_a_server_in_trouble_is_worth_another_try(erp: Erp, finder: Lookups) -> None:
+    trouble = """CREATE OR REPLACE FUNCTION public.trouble() RETURNS text LANGUAGE plpgsql AS $$
+                 BEGIN RAISE 'cache lookup failed' USING ERRCODE = '{}'; END $$"""
+    await erp.run(trouble.format("XX000"))
+    with pytest.raises(PassingLookupError):
+        await find(finder, "SELECT public.trouble() AS x", [{"id": 1}], patient=True)
+    await erp.run(trouble.format("P0001"))
+    (found,) = await find(finder, "SELECT public.trouble() AS x", [{"id": 1}], patient=True)
+    assert isinstance(found, Missing)
+
+
 async def test_a_lost_connection_is_raised_and_made_anew(erp: Erp, finder: Lookups) -> None:
     await find(finder, BY_ID, [{"id": 1}])
     await erp.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'listener lookup'")
