@@ -193,6 +193,8 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 # a number that the system would take for an address: decimal, octal or hexadecimal, in less than four pieces or more
 _NUMBERS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
+# a name, or an address of IPv4 or IPv6
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*(%.+)?", re.IGNORECASE | re.ASCII)
 
 
 def _gateway(text: str) -> str:
@@ -208,6 +210,9 @@ def _gateway(text: str) -> str:
             raise ValueError("write an address as four numbers from 0 to 255, such as 127.0.0.1") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("write it as https://host")
+    if not _HOST.fullmatch(parts.hostname):
+        # Whoever connects writes other digits and dots (１０。0.0.1) as these, after the look at the address here.
+        raise ValueError("write the host in a-z, 0-9, - and dots")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("no user, password or query belongs in it; the token comes from the account's `token:`")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
@@ -235,7 +240,10 @@ def _log(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0.1 <= value <= 300:
         raise ValueError("use seconds between 0.1 and 300")
     return value

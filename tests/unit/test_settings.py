@@ -129,6 +129,11 @@ def test_a_file_that_cannot_be_read_is_named_by_its_variable(tmp_path: Path) -> 
         "https://0177.0.0.1",
         "https://127.1",
         "https://127.0.0.1.",
+        # digits and dots that who connects takes for these
+        "https://１０.0.0.5",
+        "https://①27.0.0.1",
+        "https://169。254。169。254",
+        "https://10.0.0.5%2e",
         "https://user@api.caresoft.vn",
         "https://user:canary-pass@api.caresoft.vn",
         "https://api.caresoft.vn@evil.example",
@@ -166,6 +171,12 @@ def test_f77_the_gateway_stands_nowhere_else(url: str) -> None:
 def test_f77_where_it_may_stand(url: str, private: str) -> None:
     settings = read_settings({"LISTENER_CARESOFT_URL": url, "LISTENER_CARESOFT_PRIVATE": private})
     assert settings.caresoft_url == url
+
+
+@pytest.mark.parametrize("seconds", ["soon", "nan", "0", "301", "canary-pass"])
+def test_a_time_out_that_is_none_is_told_without_it(seconds: str) -> None:
+    said = refused({"LISTENER_HTTP_TIMEOUT": seconds})
+    assert said == "LISTENER_HTTP_TIMEOUT: use seconds between 0.1 and 300"
 
 
 def test_plain_http_is_for_this_machine_alone_even_where_private_addresses_are_meant() -> None:
