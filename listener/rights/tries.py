@@ -20,6 +20,7 @@ from listener.rights.roles import Roles, readers, ungranted
 SQL = load("roles")
 # ERP roles that are tried, at most
 _ROLES = 5
+_HIDDEN = "{}: row-level security hides rows from {} that no policy lets it see"
 
 
 class Did(StrEnum):
@@ -118,6 +119,8 @@ async def _rules(conn: Connection, role: str, needs: Sequence[Needs], notes: lis
             cure = "; ".join(await ungranted(conn, role, need.grants))
             did = Did.REFUSED if cure else Did.WORKED
             tries.append(Try(role=role, what=need.what, must=Did.WORKED, did=did, why=cure))
+            if need.must and await _shown(conn, role, need) is False:
+                notes.append(_HIDDEN.format(need.what, role))
             continue
         statement = sql.SQL("EXPLAIN {}").format(sql.SQL(need.statement))
         tried = await _try(conn, Try(role=role, what=need.what, must=Did.WORKED, did=Did.UNTRIED), statement)
@@ -126,12 +129,21 @@ async def _rules(conn: Connection, role: str, needs: Sequence[Needs], notes: lis
             cure = "; ".join(await ungranted(conn, role, need.grants))
             tried = replace(tried, why=cure or tried.why, did=Did.REFUSED if cure else tried.did)
         elif tried.did is Did.WORKED:
-            # With row_security off PostgreSQL refuses what a policy would leave rows out of.
+            # With row_security off PostgreSQL refuses what a policy may leave rows out of, also behind a view; it does
+            # not see that a policy leaves out none.
             whole = await _try(conn, tried, statement, row_security="off")
-            if whole.did is Did.REFUSED:
-                notes.append(f"{need.what}: row-level security hides rows from {role} that no policy lets it see")
+            if whole.did is Did.REFUSED and not await _shown(conn, role, need):
+                notes.append(_HIDDEN.format(need.what, role))
         tries.append(tried)
     return tries
+
+
+async def _shown(conn: Connection, role: str, need: Needs) -> bool | None:
+    """Whether policies show the role every row of the tables in `need`; None where nothing hides any."""
+    tables = sorted({(grant.oid, grant.privilege) for grant in need.grants if grant.kind == "TABLE"})
+    args = {"role": role, "oids": [oid for oid, _ in tables], "privileges": [privilege for _, privilege in tables]}
+    row = await (await conn.execute(SQL["shown"], args)).fetchone()
+    return row["whole"] if row is not None else None
 
 
 async def _beyond(conn: Connection, role: str, captures: Sequence[Capture], needs: Sequence[Needs]) -> list[str]:

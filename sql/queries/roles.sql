@@ -182,3 +182,20 @@ SELECT format('%%I.%%I', n.nspname, c.relname) AS name, c.oid::bigint AS oid,
    AND has_schema_privilege(%(role)s, n.oid, 'USAGE')
    AND (has_any_column_privilege(%(role)s, c.oid, 'SELECT, INSERT, UPDATE') OR has_table_privilege(%(role)s, c.oid, 'DELETE, TRUNCATE'))
  ORDER BY 1;
+
+-- name: shown
+-- Whether policies let a role see and change every row of these tables: of each one says so, and none takes rows away
+-- again. NULL if row-level security of none of them concerns the role.
+SELECT bool_and(coalesce(p.whole, false)) AS whole
+  FROM unnest(%(oids)s::oid[], %(privileges)s::text[]) AS n(oid, privilege)
+  JOIN pg_class c ON c.oid = n.oid AND c.relrowsecurity
+  JOIN pg_roles r ON r.rolname = %(role)s AND NOT r.rolsuper AND NOT r.rolbypassrls
+                 AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
+  LEFT JOIN LATERAL (
+      SELECT bool_or(polpermissive AND pg_get_expr(polqual, polrelid) = 'true') AND bool_and(polpermissive) AS whole
+        FROM pg_policy
+       WHERE polrelid = c.oid
+         AND polcmd IN ('*', CASE n.privilege WHEN 'SELECT' THEN 'r' WHEN 'UPDATE' THEN 'w' WHEN 'DELETE' THEN 'd' END)
+         AND EXISTS (SELECT FROM unnest(polroles) AS x(oid) WHERE x.oid = 0 OR pg_has_role(r.oid, x.oid, 'USAGE'))
+  ) AS p ON true
+ WHERE n.privilege <> 'INSERT';

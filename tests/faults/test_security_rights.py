@@ -189,11 +189,20 @@ async def test_policies_of_the_erp_hide_nothing_from_capture_and_what_they_hide_
     hidden = f"row-level security hides rows from {DAEMON} that no policy lets it see"
     assert said.code == 0 and f"lookup customer of watch note: {hidden}" in said.err
     assert f"ticket.save of rule note: {hidden}" in said.err
+    now = f"watch note: the row as it is now: {hidden}"
+    assert now not in said.err, "nothing that is sent depends on it"
+    world.use_rules(RULES + "    recheck: true\n")
+    assert now in (await verb(world.environment(), "db", "verify")).err
     await world.db.execute(
         f"""CREATE POLICY listener ON public.customers FOR SELECT TO {DAEMON} USING (true);
             CREATE POLICY listener ON public.notes TO {DAEMON} USING (true)""".encode(),
         prepare=False,
     )
+    # What is said to mend it is seen to.
+    assert hidden not in (await verb(world.environment(), "db", "verify")).err
+    await world.db.execute(b"CREATE POLICY less ON public.customers AS RESTRICTIVE USING (id < 1000)")
+    told = [line for line in (await verb(world.environment(), "db", "verify")).err.splitlines() if hidden in line]
+    assert told == [f"warning: lookup customer of watch note: {hidden}"]
     world.settings = settings_of(world.settings, DAEMON)
     async with world.service():
         await world.until("SELECT saved_ticket IS NOT NULL FROM public.notes")
