@@ -116,6 +116,7 @@ def test_every_event_is_in_the_readme_with_its_fields() -> None:
     found = {event for event, _, _ in spoken()}
     assert found >= {"started", "lease_failed", "settle_failed", "select_failed", "task_died", "day_dropped"}
     assert found == set(listed)
+    assert table.count("\n| `") == len(listed), "an event is listed twice"
     for event, fields, where in spoken():
         # `_say` and `**counts` name theirs elsewhere
         assert fields - {"…"} <= listed[event], f"{event} at {where}"
