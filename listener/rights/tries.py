@@ -59,6 +59,12 @@ async def try_out(conn: Connection, wanted: Roles, captures: Sequence[Capture], 
     tries: list[Try] = []
     notes: list[str] = []
     others = [*wanted.daemons, *await readers(conn)]
+    owner = await (await conn.execute(SQL["owner"], {})).fetchone()
+    if owner is not None and owner["super"]:
+        notes.append(
+            f"listener was installed by {owner['name']}, a superuser: `where` of a watch runs with all rights; "
+            "better let the owner of the tables install it"
+        )
     async with conn.transaction(force_rollback=True):
         # Whatever is not refused at once must not hold up the ERP.
         await conn.execute("SET LOCAL lock_timeout = '200ms'")

@@ -14,6 +14,11 @@ SELECT r.rolsuper AS super, r.rolcanlogin AS login,
   FROM pg_roles r LEFT JOIN pg_namespace n ON n.nspname = 'listener'
  WHERE r.rolname = %(role)s;
 
+-- name: owner
+-- Who owns what is ours: capture runs with its rights.
+SELECT r.rolname::text AS name, r.rolsuper AS super FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
+ WHERE n.nspname = 'listener';
+
 -- name: unlike
 -- What `daemons` and `readers` lack of the rights that they need, and what anybody has beyond: the statements between.
 -- Every right of a daemon is one that some statement of ours needs. Partitions are reached through their parents. Whoever

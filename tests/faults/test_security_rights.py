@@ -109,6 +109,14 @@ async def test_too_much_and_too_little_are_named(world: World, spoil: str, told:
         await world.db.execute(f"REVOKE pg_execute_server_program FROM {DAEMON}".encode())
 
 
+async def test_an_installer_who_may_do_everything_is_told_that_rules_can_do_so_too(world: World) -> None:
+    told = "installed by postgres, a superuser"
+    assert told in (await verb(world.environment(), "db", "verify")).err
+    make_roles(world.settings.database_url, "erp_owner")
+    await world.db.execute("ALTER SCHEMA listener OWNER TO erp_owner")
+    assert told not in (await verb(world.environment(), "db", "verify")).err
+
+
 async def test_an_installer_apart_from_the_erps_owner(world: World) -> None:
     """The ERP's owner writes, and can neither read nor change what listener keeps."""
     names = ("erp_owner", "listener_owner", DAEMON)
