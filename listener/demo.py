@@ -81,7 +81,8 @@ async def stage(say: Say) -> AsyncIterator[Stage]:
     gateway_settings = GatewaySettings(first_ticket_id=TICKET)
     os.environ["CARESOFT_TOKEN"] = gateway_settings.token
     say("starting a throw-away PostgreSQL ...")
-    server = Server()
+    # as durable as a real one: the daemon warns of one that is not
+    server = Server(settings={"fsync": "on"})
     await asyncio.to_thread(server.start)
     try:
         async with Gateway(gateway_settings) as gateway:
