@@ -15,7 +15,7 @@ from listener.errors import ListenerError, UsageError
 from listener.model import Lease
 from listener.queries import load
 from listener.rules import Account
-from listener.settings import secret
+from listener.settings import secret, secret_file
 
 SQL = load("accounts")
 
@@ -58,6 +58,8 @@ def access(name: str, account: Account, environ: Mapping[str, str] = os.environ)
         except UsageError as error:
             raise ListenerError(f"account {name}: {error}") from None
         where = f"the environment variable {variable}"
+        if secret_file(environ, variable) is not None:
+            where = f"the file that {variable} is kept in"
     if not token:
         raise ListenerError(f"account {name}: {where} holds no token")
     if not token.isascii() or not token.isprintable() or " " in token:

@@ -19,7 +19,7 @@ from listener.rules.ruleset import compile_rules
 from listener.sentences import Language, sentence
 from listener.settings import read_settings
 from listener.why import why as ask
-from listener.words import moment
+from listener.words import mask_phones, moment
 
 
 @click.command()
@@ -41,7 +41,7 @@ async def why(asked: str, language: str, reveal: bool, output: str) -> None:
         timeline = await ask(conn, asked, reveal=reveal)
         if reveal:
             number = phones.normalise(asked, migrate_old=True)
-            masked = phones.mask_phone(number.number) if isinstance(number, phones.Phone) else asked
+            masked = phones.mask_phone(number.number) if isinstance(number, phones.Phone) else mask_phones(asked)
             await pauses.revealed(conn, "why", {"of": masked}, len(timeline.entries))
     words = Language(language)
     told = [(entry, sentence(entry, words)) for entry in timeline.entries]

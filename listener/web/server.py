@@ -1,6 +1,7 @@
 """The HTTP server inside `listener run`: on this machine alone unless a token guards it."""
 
 import errno
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,11 +33,7 @@ async def serve(settings: Settings, health: Health) -> AsyncIterator[str | None]
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            why = (
-                "is taken"
-                if error.errno == errno.EADDRINUSE
-                else f"cannot be had ({errno.errorcode.get(error.errno or 0)})"
-            )
+            why = _refusal(error)
             if settings.http or error.errno != errno.EADDRINUSE:
                 raise UsageError(f"LISTENER_HTTP: {host}:{port} {why}; give this replica another one") from None
             log.warning("no_page", address=f"{host}:{port}", why=why, cure="set LISTENER_HTTP to a free address")
@@ -47,6 +44,14 @@ async def serve(settings: Settings, health: Health) -> AsyncIterator[str | None]
         yield address
     finally:
         await runner.cleanup()
+
+
+def _refusal(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "is taken"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "is no address of this machine"
+    return f"cannot be had ({errno.errorcode.get(error.errno or 0, type(error).__name__)})"
 
 
 def _application(settings: Settings, health: Health) -> web.Application:

@@ -105,6 +105,13 @@ async def test_a_chosen_address_that_is_taken_is_a_fault(erp_database: str) -> N
                 await start(world, http=address)
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1:0", "999.1.1.1:80"])
+async def test_an_address_of_another_machine_is_a_fault(erp_database: str, address: str) -> None:
+    async with open_world(erp_database) as world:
+        with pytest.raises(UsageError, match=f"LISTENER_HTTP: {address} is no address of this machine"):
+            await start(world, http=address, admin_token="secret")
+
+
 async def test_the_default_address_is_done_without_when_another_replica_has_it(
     erp_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,7 +170,15 @@ async def test_whoever_sees_whole_numbers_by_a_verb_is_written_down(erp_database
         for words in (["messages"], ["message", 1], ["why", PHONE], ["why", "DH1"]):
             assert PHONE not in (await verb(world.environment(), *words)).out
         assert await world.rows("SELECT FROM listener.audit") == []
-        for words in (["messages", "--phone", PHONE], ["message", 1], ["why", PHONE], ["why", "DH1"]):
+        await world.note(f"DH {PHONE}", "two", phone=PHONE)
+        await world.once()
+        for words in (
+            ["messages", "--phone", PHONE],
+            ["message", 1],
+            ["why", PHONE],
+            ["why", "DH1"],
+            ["why", f"DH {PHONE}"],
+        ):
             assert PHONE in (await verb(world.environment(), *words, "--reveal")).out
         audit = await world.rows("SELECT verb, what, count FROM listener.audit ORDER BY id")
         assert {row["verb"] for row in audit} == {"reveal"}
@@ -179,6 +187,7 @@ async def test_whoever_sees_whole_numbers_by_a_verb_is_written_down(erp_database
             {"by": "message", "ids": [1]},
             {"by": "why", "of": "091***678"},
             {"by": "why", "of": "DH1"},
+            {"by": "why", "of": "DH 091***678"},
         ]
 
 

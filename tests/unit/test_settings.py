@@ -48,6 +48,7 @@ def test_a_token_that_is_none_is_refused_unseen(tmp_path: Path, content: bytes) 
     with pytest.raises(ListenerError) as caught:
         access("main", account(), {"CARESOFT_TOKEN_FILE": str(file)})
     assert "CARESOFT_TOKEN" in str(caught.value)
+    assert "file" in str(caught.value).casefold(), "where it was looked for"
     assert "canary" not in str(caught.value)
 
 
