@@ -4,8 +4,8 @@
 SELECT dropped, more FROM listener.drop_day(make_interval(secs => %(keep)s::float8));
 
 -- name: blank
--- Phone and text of finished messages in a state that is kept for less time than the rest, and the rows that they came
--- of, unless another message of the same change is still kept whole.
+-- Phone and text of finished messages in a state that is kept for less time than the rest, a key or thread that is a
+-- phone, and the rows that they came of, unless another message of the same change is still kept whole.
 -- Arrays, so that no plan ever walks a whole day for a few rows.
 WITH old AS (
     SELECT id, settled_at, change_id FROM listener.finished
@@ -14,12 +14,15 @@ WITH old AS (
      ORDER BY settled_at LIMIT %(limit)s
 ), blanked AS (
     UPDATE listener.finished f
-       SET phone = NULL, text = NULL, save = NULL, joins = NULL, recheck = NULL, reason = 'phone and text were removed after their time'
+       SET phone = NULL, text = NULL, save = NULL, joins = NULL, recheck = NULL, reason = 'phone and text were removed after their time',
+           key = CASE WHEN listener.names_phone(key) THEN 'removed' ELSE key END,
+           thread = CASE WHEN listener.names_phone(thread) THEN 'removed' ELSE thread END
       FROM old WHERE f.id = old.id AND f.settled_at = old.settled_at
 ), quiet AS (
     UPDATE listener.attempt SET detail = NULL WHERE message_id = ANY(ARRAY(SELECT id FROM old)) AND detail IS NOT NULL
 ), emptied AS (
-    UPDATE listener.change SET old = NULL, new = NULL, note = 'removed after its time'
+    UPDATE listener.change SET old = NULL, new = NULL, note = 'removed after its time',
+           key = CASE WHEN listener.names_phone(key) THEN 'removed' ELSE key END
      WHERE id = ANY(ARRAY(SELECT change_id FROM old))
        AND id <> ALL(ARRAY(SELECT m.change_id FROM listener.message m WHERE m.change_id = ANY(ARRAY(SELECT change_id FROM old))))
        AND id <> ALL(ARRAY(SELECT f.change_id FROM listener.finished f

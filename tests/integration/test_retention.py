@@ -97,6 +97,17 @@ async def test_states_that_are_kept_for_less_lose_phone_text_and_row_and_nothing
         assert (await verb(world.environment(), "status", "-o", "json")).json["messages"]["accepted"] == 2
 
 
+async def test_a_key_that_is_a_phone_goes_with_it(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.note("091 234-5678", "sent", phone="0912345678")
+        async with world.service():
+            await world.settled()
+        await make_old(world, 40)
+        async with world.service(retention=Retention(sooner={State.ACCEPTED: timedelta(days=30)})):
+            await world.until("SELECT key = 'removed' AND thread = 'removed' FROM listener.finished")
+        assert [row["key"] for row in await world.rows("SELECT key FROM listener.change")] == ["removed"]
+
+
 async def test_what_nobody_decided_about_and_what_was_muted_goes_too(erp_database: str) -> None:
     rules = rules_text(ticket="{thread: new.phone}")
     async with open_world(erp_database, rules=rules) as world:
