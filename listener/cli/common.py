@@ -45,25 +45,11 @@ def asynchronous(verb: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 return runner.run(verb(*args, **kwargs))
-        except ListenerError as error:
-            raise fail(str(error), error.exit_code) from None
-        except BaseExceptionGroup as group:
-            raise _ending(group) from None
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
-            raise fail("the database did not get to it in time (a lock, or too much work); try again", 1) from None
-        except psycopg.OperationalError:
-            raise fail("the connection to the database was lost", OutOfReachError.exit_code) from None
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise fail(f"the database refuses: {error.diag.message_primary}", 1) from None
-        except psycopg.errors.UndefinedTable:
-            raise fail(
-                "the database has no `listener` schema of this version; run `listener db install` once", 1
-            ) from None
-        except (click.ClickException, click.Abort, click.exceptions.Exit, OSError):
-            # click's own to handle: a person's no, a pipe whose reader is gone
-            raise
-        except Exception as error:
-            raise fail(_in_short(error), 1) from None
+        except BaseException as error:
+            first = _first(error)
+            if isinstance(first, _OTHERS):
+                raise first from None
+            raise fail(*_told(first)) from None
 
     return run
 
@@ -74,18 +60,31 @@ def fail(text: str, code: int) -> SystemExit:
     return SystemExit(code)
 
 
-def _ending(group: BaseExceptionGroup[BaseException]) -> SystemExit:
-    """What to raise when a tree of tasks has died: of several errors the first is the one that ended it."""
-    error: BaseException = group
+# for click and Python to handle: a person's no, Ctrl-C, an exit code, a pipe whose reader is gone
+_OTHERS = (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError, SystemExit, KeyboardInterrupt)
+
+
+def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    return error
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What ended a verb, in words for people, and its exit code."""
     match error:
-        case SystemExit():
-            return error
         case ListenerError():
-            return fail(str(error), error.exit_code)
+            return str(error), error.exit_code
+        case psycopg.errors.LockNotAvailable() | psycopg.errors.QueryCanceled():
+            return "the database did not get to it in time (a lock, or too much work); try again", 1
+        case psycopg.OperationalError():
+            return "the connection to the database was lost", OutOfReachError.exit_code
+        case psycopg.errors.InsufficientPrivilege():
+            return f"the database refuses: {error.diag.message_primary}", 1
+        case psycopg.errors.UndefinedTable():
+            return "the database has no `listener` schema of this version; run `listener db install` once", 1
         case _:
-            return fail(_in_short(error), 1)
+            return _in_short(error), 1
 
 
 def _in_short(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Rights (F75) beside tests/integration/test_rights.py, and row-level security (F76)."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 
@@ -142,6 +143,16 @@ async def test_an_installer_apart_from_the_erps_owner(world: World) -> None:
     world.settings = settings_of(world.settings, DAEMON)
     await world.once()
     assert list((await world.states()).values()) == ["accepted"]
+
+
+async def test_a_daemon_whose_right_is_taken_away_says_which(world: World) -> None:
+    await install_roles(world)
+    world.settings = settings_of(world.settings, DAEMON)
+    replica = await world.replica()
+    await world.db.execute(f"REVOKE SELECT ON listener.message FROM {DAEMON}".encode())
+    async with asyncio.timeout(20):
+        assert await replica.process.wait() == 1
+    assert "the database refuses: permission denied for table message" in world.logs()
 
 
 async def test_a_daemon_that_may_make_no_temporary_tables_works(world: World) -> None:
