@@ -8,7 +8,7 @@ kept while reading. Plain scalars follow YAML 1.2's core schema, narrowed to wha
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,8 +28,9 @@ Keys = tuple[str | int, ...]
 # libyaml where the wheel has it: twenty times faster, and linear where the Python scanner is quadratic.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# What YAML calls printable, but for U+FEFF, which is a stray byte order mark anywhere behind the start.
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+# What YAML calls printable, but for U+FEFF, which is a stray byte order mark anywhere behind the start, and for U+0085,
+# U+2028 and U+2029: the parser counts them as line ends and an editor does not, so later places would be wrong.
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})")
 _FRACTION = re.compile(r"-?(?:0|[1-9][0-9]{0,99})\.[0-9]{1,100}")
 _WORDS: dict[str, bool | None] = {
@@ -39,6 +40,11 @@ _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 
+_COLON = re.compile(r":(?=\s|$)")
+_INDENTING_TAB = re.compile(r" *\t(?=\s*[^\s#])")
+
+_TAB = "a tab indents this line"
+_PAIR = "write `word: value`, with a blank after the colon"
 _QUOTE = 'put text that holds : # { } [ ] & * ! | > % or @ in "double quotes"'
 
 
@@ -53,17 +59,18 @@ class _Complaint:
 
 
 _COMPLAINTS = (
-    _Complaint("tab character", "a tab indents this line", "indent with spaces"),
+    _Complaint("tab character", _TAB, "indent with spaces"),
     _Complaint("unexpected end of stream", "a quote is opened here and never closed", "close the quote", at_start=True),
     _Complaint("unexpected document separator", "a quote is opened here and never closed", "close it", at_start=True),
+    _Complaint("nesting depth", f"lists and mappings are nested more than {MAX_DEPTH} deep", "look for a stray [ or {"),
     _Complaint("',' or ']'", "a [ list opens here and is not closed", "close it with ]", at_start=True),
     _Complaint("',' or '}'", "a { mapping opens here and is not closed", f"close it with }}; {_QUOTE}", at_start=True),
-    _Complaint("expected ':'", "a `:` is missing after this word", "write `word: value`", at_start=True),
+    _Complaint("expected ':'", "a `:` is missing after this word", _PAIR, at_start=True),
     _Complaint("escape", 'a backslash in "double quotes" is not followed by a known letter', "write \\\\ for one \\"),
-    _Complaint("mapping values are not allowed", "a second `:` in one value, or a line above without its `:`", _QUOTE),
+    _Complaint("hex", 'a backslash in "double quotes" is not followed by a known letter', "write \\\\ for one \\"),
     _Complaint("entries are not allowed", "a `- ` list item cannot begin here", "begin it on a line of its own"),
     _Complaint("cannot start any token", "a value cannot begin with this character", _QUOTE),
-    _Complaint("alphabetic or numeric", "a value cannot begin with & or *", _QUOTE),
+    _Complaint("alphabetic or numeric", "a value cannot begin with & or *", _QUOTE, at_start=True),
     _Complaint("tag", "a value cannot begin with !", _QUOTE),
     _Complaint("incompatible YAML document", "this YAML version is not known", "remove the %YAML line"),
     _Complaint("", "this line does not fit the lines around it", f"indent sister keys alike; {_QUOTE}"),
@@ -173,8 +180,10 @@ def load(text: str, file: str) -> Source:
     except yaml.MarkedYAMLError as error:
         fault = _syntax_fault(error, text, file)
         # `text: {{ x }} and more` is noted at its brace; where the parser then gave up is no second fault.
-        same_line = any(noted.line == fault.line for noted in composer.faults)
-        raise RulesError(composer.faults if same_line else [*composer.faults, fault]) from None
+        if any(noted.line == fault.line for noted in composer.faults):
+            raise RulesError(composer.faults) from None
+        more = [] if fault.message != _TAB else _tabs(text, file)
+        raise RulesError([*composer.faults, *dict.fromkeys([fault, *more])]) from None
     except (yaml.YAMLError, ValueError, OverflowError):
         # The Python scanner hands escapes such as \UFFFFFFFF to chr() unchecked.
         raise RulesError([*composer.faults, _at(file, (1, 1), "a \\ escape is not a character", "remove it")]) from None
@@ -190,6 +199,12 @@ def _start(event: yaml.Event) -> tuple[int, int]:
     return mark.line + 1, mark.column + 1
 
 
+def _is_blank(event: yaml.Event) -> bool:
+    """Nothing was written, not even quotes."""
+    start, end = event.start_mark, event.end_mark
+    return isinstance(event, yaml.ScalarEvent) and (start and start.index) == (end and end.index)
+
+
 def _place(text: str, index: int) -> tuple[int, int]:
     lines = text[:index].splitlines(keepends=True) or [""]
     return (len(lines) + 1, 1) if lines[-1].endswith(("\n", "\r")) else (len(lines), len(lines[-1]) + 1)
@@ -202,14 +217,42 @@ def _syntax_fault(error: yaml.MarkedYAMLError, text: str, file: str) -> Fault:
         return _at(file, (1, 1), "this is not YAML", "compare it with the example in the README")
     lines = text.splitlines()
     line = lines[mark.line] if mark.line < len(lines) else ""
-    indent = line[: len(line) - len(line.lstrip(" \t"))]
-    if "\t" in indent:
-        return _at(file, (mark.line + 1, indent.index("\t") + 1), "a tab indents this line", "indent with spaces")
+    if found := _INDENTING_TAB.match(line):
+        return _at(file, (mark.line + 1, found.end()), _TAB, "indent with spaces")
     complaint = next(c for c in _COMPLAINTS if c.piece in problem)
-    if complaint.at_start and error.context_mark is not None:
-        mark = error.context_mark
+    begun = error.context_mark
+    in_brackets = "expected ','" in problem and begun is not None and begun.line == mark.line
+    if ("mapping values" in problem or in_brackets) and line[mark.column : mark.column + 1] == ":":
+        return _colon_fault(lines, mark.line, mark.column, file)
+    if in_brackets:
+        word = line[: mark.column].rpartition(" ")[0]
+        return _at(file, (mark.line + 1, len(word) + 2), "this does not fit the [ ] or { } around it", _QUOTE)
+    if complaint.at_start and begun is not None:
+        mark = begun
     hint = 'put text with {{ }} in "double quotes"' if "{{" in line and _QUOTE in complaint.hint else complaint.hint
     return _at(file, (mark.line + 1, mark.column + 1), complaint.message, hint)
+
+
+def _tabs(text: str, file: str) -> list[Fault]:
+    """Each line that a tab indents: who has one of them has many, and the parser stops at the first."""
+    found = ((number, _INDENTING_TAB.match(line)) for number, line in enumerate(text.splitlines(), 1))
+    return [_at(file, (number, tab.end()), _TAB, "indent with spaces") for number, tab in found if tab][:100]
+
+
+def _colon_fault(lines: list[str], index: int, column: int, file: str) -> Fault:
+    """For a `:` that cannot stand where it does: it is one too many, or the lines above are at fault."""
+    line = lines[index]
+    if line.lstrip().startswith("- ") or _COLON.search(line[:column]):
+        hint = 'put text with {{ }} in "double quotes"' if "{{" in line else _QUOTE
+        return _at(file, (index + 1, column + 1), "a second `:` in one value", hint)
+    written = (i for i in reversed(range(index)) if lines[i].strip() and not lines[i].lstrip().startswith("#"))
+    above = next(written, index)
+    if above == index or _COLON.search(lines[above]):
+        indent = len(line) - len(line.lstrip())
+        message = "this line stands deeper than the value above it"
+        return _at(file, (index + 1, indent + 1), message, "indent sister keys alike")
+    word = len(lines[above]) - len(lines[above].lstrip(" -"))
+    return _at(file, (above + 1, word + 1), "a `:` is missing after this word", _PAIR)
 
 
 class _StopError(Exception):
@@ -238,14 +281,18 @@ class _Composer:
         while isinstance(event, yaml.StreamStartEvent | yaml.DocumentStartEvent):
             event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
-            self._stop(event, "the file is empty", "begin with `version: 1`")
+            self._empty()
         root = self._node(event, depth=1)
         self._next()
         if not isinstance(end := self._next(), yaml.StreamEndEvent):
             self._stop(end, "a second document begins here", "remove the `---` line")
         if root.value is None:
-            self._stop(event, "the file is empty", "begin with `version: 1`")
+            self._empty()
         return root
+
+    def _empty(self) -> NoReturn:
+        self.faults.append(_at(self._file, (1, 1), "the file is empty", "begin with `version: 1`"))
+        raise _StopError
 
     def _next(self) -> yaml.Event:
         return next(self._events)
@@ -325,12 +372,17 @@ class _Composer:
         readable = True
         while not isinstance(key := self._next(), yaml.MappingEndEvent):
             self._node(key, depth + 1)
-            value = self._node(self._next(), depth + 1)
+            event_of_value = self._next()
+            value = self._node(event_of_value, depth + 1)
             size += 1 + value.size
+            if _is_blank(event_of_value):
+                # What is not there is to be mended where it was announced.
+                line, col = _start(key)
+                value = replace(value, line=line, col=col)
             if not isinstance(key, yaml.ScalarEvent):
                 hint = 'put text with {{ }} in "double quotes"' if event.flow_style else "a key is one word"
                 self._note(event if event.flow_style else key, "a list or mapping stands where a key should", hint)
-                readable = False
+                readable = readable and not event.flow_style
             elif key.value == "<<" and key.implicit[0]:
                 self._note(key, "<< (merge) is not used here", "write the keys out, or put them under defaults:")
             elif key.value in entries:
