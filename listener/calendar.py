@@ -18,6 +18,7 @@ from listener.errors import OutOfReachError, describe
 from listener.queries import load
 from listener.rulebook import Rulebook
 from listener.rules import Watch, parameters
+from listener.rules.references import DAY
 from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
 from listener.waiting import wait_for_any
@@ -30,8 +31,6 @@ POLL = 2.0
 RETRY = 60.0
 # how late a missed run is still made, unless the watch says otherwise
 CATCH_UP = timedelta(hours=6)
-# the one parameter that a `select` may have: the day it is asked about
-DAY = "day"
 
 
 def due_days(now: datetime, at: time, zone: ZoneInfo, last: date, catch_up: timedelta, *, each: bool) -> list[date]:

@@ -4,6 +4,7 @@
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from itertools import pairwise
@@ -18,6 +19,7 @@ from listener.sandbox import METHODS, similar
 MAX_DEPTH = 50
 """Levels of nesting in a text or expression."""
 
+_DUNDER = re.compile("__.*__")
 _PLAIN_NAMES = frozenset({"op", "at", "key"})
 _OWN_NAMES = _PLAIN_NAMES | {"old", "new", "loop"}
 
@@ -65,7 +67,7 @@ class _Check:
 
     def visit(self, node: nodes.Node, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise TemplateError("nested too deeply", line=node.lineno)
+            raise TemplateError("nested too deeply", line=node.lineno, hint="make it simpler")
         if not isinstance(node, _STATEMENTS + _EXPRESSIONS):
             name = type(node).__name__
             what, hint = _REFUSED.get(name, (name.lower(), "a text may use if, for and set"))
@@ -83,10 +85,10 @@ class _Check:
                 for child in (*inner, *node.args, *node.kwargs):
                     self.visit(child, depth + 1)
                 return
-            case nodes.Getattr(attr=name) if name.startswith("__") and name.endswith("__"):
-                raise TemplateError(f"{name} is not part of the language", line=node.lineno)
+            case nodes.Getattr(attr=name) | nodes.Getitem(arg=nodes.Const(value=str(name))) if _DUNDER.fullmatch(name):
+                raise TemplateError(f"{name} is not part of the language", line=node.lineno, hint="name a column")
             case nodes.For(recursive=True):
-                raise TemplateError("a loop cannot be recursive", line=node.lineno)
+                raise TemplateError("a loop cannot be recursive", line=node.lineno, hint="remove the word recursive")
             case nodes.Name(ctx="store") if node.name in _OWN_NAMES:
                 raise TemplateError(
                     f'"{node.name}" has a meaning already', line=node.lineno, hint="choose another name"
@@ -110,28 +112,32 @@ class _Check:
         match node.node:
             case nodes.Name(name="range"):
                 if not 1 <= len(node.args) <= 3 or node.kwargs or node.dyn_args or node.dyn_kwargs:
-                    raise TemplateError("range takes one to three numbers", line=node.lineno)
+                    raise TemplateError("range takes one to three numbers", line=node.lineno, hint="write range(3)")
             case nodes.Name(name=name):
                 hint = "use a filter: value | " + name if name in self._filters.filters else similar(name, ["range"])
+                hint = hint or "the one function is range"
                 raise TemplateError(f'there is no function "{name}"', line=node.lineno, hint=hint)
             case nodes.Getattr(attr=name):
                 self._known("function", name, METHODS, node.lineno)
                 self._arguments(node, METHODS[name])
             case _:
-                raise TemplateError("only range(...) and text.name(...) can be called", line=node.lineno)
+                message = "only range(...) and text.name(...) can be called"
+                raise TemplateError(message, line=node.lineno, hint="use a filter: value | name")
 
     def _known(self, what: str, name: str, among: Iterable[str], line: int) -> None:
         among = list(among)
         if name not in among:
-            raise TemplateError(f'there is no {what} "{name}"', line=line, hint=similar(name, among))
+            known = f"known: {', '.join(sorted(among))}" if among else "write the words for codes under labels:"
+            hint = similar(name, among) or known
+            raise TemplateError(f'there is no {what} "{name}"', line=line, hint=hint)
 
     def _arguments(
         self, node: nodes.Filter | nodes.Test | nodes.Call, function: Callable[..., Any], *before: object
     ) -> None:
         if node.dyn_args is not None or node.dyn_kwargs is not None:
-            raise TemplateError("* and ** are not part of the language", line=node.lineno)
+            raise TemplateError("* and ** are not part of the language", line=node.lineno, hint="write each value")
         if isinstance(node, nodes.Filter) and node.node is None:
-            raise TemplateError("a filter needs a value before it", line=node.lineno)
+            raise TemplateError("a filter needs a value before it", line=node.lineno, hint="write value | filter")
         name = node.node.attr if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) else ""
         name = name or getattr(node, "name", "")
         try:
@@ -139,7 +145,8 @@ class _Check:
             keywords = {str(pair.key): None for pair in node.kwargs}
             inspect.signature(function).bind(*values, **keywords)
         except TypeError as error:
-            raise TemplateError(f"{name}: {error}", line=node.lineno) from None
+            hint = "give it what its line in GUIDE.md shows"
+            raise TemplateError(f"{name}: {error}", line=node.lineno, hint=hint) from None
 
 
 def names_used(tree: nodes.Template) -> frozenset[tuple[str, ...]]:

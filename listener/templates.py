@@ -6,9 +6,10 @@ tree to a function of `listener.sandbox`, so a compiled template contains no cal
 is never looked at as a template.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, UndefinedError, nodes
@@ -26,16 +27,21 @@ __all__ = ["Environment", "Expression", "Missing", "Row", "TemplateError", "Text
 MAX_SOURCE = 4_000
 """Characters in the source of one text or expression."""
 _RESULT = "result"
+_WAYS: Any = (nodes.If, nodes.For, nodes.CondExpr, nodes.And, nodes.Or)
 
 
 class Text:
-    """A compiled text; `names` are those it uses from outside, `("new", "balance")` or, used whole, `("at",)`."""
+    """A compiled text; `names` are those it uses from outside, `("new", "balance")` or, used whole, `("at",)`.
 
-    __slots__ = ("_template", "names")
+    With `one_way` the same pieces stand in it whatever the values are.
+    """
 
-    def __init__(self, template: Template, names: frozenset[tuple[str, ...]]) -> None:
+    __slots__ = ("_template", "names", "one_way")
+
+    def __init__(self, template: Template, names: frozenset[tuple[str, ...]], *, one_way: bool) -> None:
         self._template = template
         self.names = names
+        self.one_way = one_way
 
     def render(self, names: Mapping[str, object]) -> str:
         """The text for these values: `Row` and `Missing` for old, new and lookups, plain values for op, at and key.
@@ -97,44 +103,82 @@ class Environment:
 
     def compile_text(self, source: str) -> Text:
         """Raises TemplateError."""
-        template, names = self._compiled(source, self._jinja.parse, state=None, otherwise="")
-        return Text(template, names)
+        template, tree = self._compiled(source, self._jinja.parse, state=None, otherwise="")
+        return Text(template, names_used(tree), one_way=tree.find(_WAYS) is None)
 
     def compile_expression(self, source: str) -> Expression:
         """Raises TemplateError."""
-        template, names = self._compiled(source, self._parsed_expression, state="variable", otherwise=None)
-        return Expression(template, names)
+        template, tree = self._compiled(source, self._parsed_expression, state="variable", otherwise=None)
+        return Expression(template, names_used(tree))
 
     def _parsed_expression(self, source: str) -> nodes.Template:
+        if "{{" in source:
+            raise TemplateError("{{ }} has no place in an expression", line=1, hint="write it without the braces")
         parser = Parser(self._jinja, source, state="variable")
         expression = parser.parse_expression()
         if not parser.stream.eos:
-            parser.fail("an expression ends here, but more follows", parser.stream.current.lineno)
+            rest = parser.stream.current
+            hint = "write == to compare" if rest.type == "assign" else "put text in 'quotes', or and, or, ~ between"
+            raise TemplateError("an expression ends here, but more follows", line=rest.lineno, hint=hint)
         target = nodes.Name(_RESULT, "store", lineno=1)
         return nodes.Template([nodes.Assign(target, expression, lineno=1)], lineno=1)
 
     def _compiled(
         self, source: str, parse: Callable[[str], nodes.Template], *, state: str | None, otherwise: str | None
-    ) -> tuple[Template, frozenset[tuple[str, ...]]]:
+    ) -> tuple[Template, nodes.Template]:
         if len(source) > MAX_SOURCE:
-            raise TemplateError(f"longer than {MAX_SOURCE:,} characters", line=1)
+            raise TemplateError(f"longer than {MAX_SOURCE:,} characters", line=1, hint="shorten it")
         try:
             tree = parse(source)
             for line, token, digits in self._jinja.lexer.tokeniter(source, None, state=state):
                 if token == "float" and Decimal(digits.replace("_", "")) != Decimal(repr(float(digits))):  # noqa: S105
-                    raise TemplateError(f"the number {digits[:40]} has too many digits", line=line)
+                    hint = "15 digits are kept"
+                    raise TemplateError(f"the number {digits[:40]} has too many digits", line=line, hint=hint)
             check(tree, self._filters, self._labels)
-            names = names_used(tree)
             lowered = lower(tree, otherwise)
             lowered.set_environment(self._jinja)
-            return self._jinja.from_string(lowered), names
+            return self._jinja.from_string(lowered), tree
         except TemplateError:
             raise
         except TemplateSyntaxError as error:
-            hint = "a text may use if, for and set" if "unknown tag" in (error.message or "") else ""
-            raise TemplateError(error.message or "it cannot be read", line=error.lineno, hint=hint) from None
+            message, hint = _in_plain_words(error.message or "")
+            raise TemplateError(message, line=error.lineno, hint=hint) from None
         except (RecursionError, MemoryError, SyntaxError, ValueError, ArithmeticError):
-            raise TemplateError("nested too deeply, or a number too large", line=1) from None
+            raise TemplateError("nested too deeply, or a number too large", line=1, hint="make it simpler") from None
+
+
+# pieces of what Jinja says, what is said instead, and how to mend it; `{}` is the thing that it met
+_COMPLAINTS = (
+    ("Jinja was looking for", "a {{% {} %}} is not closed", "write {{% end{} %}} where it ends"),
+    ("unknown tag", "{{% {} %}} cannot stand here", "a text may use if, for and set, each closed by its own end"),
+    ("unexpected 'end of template'", "something is missing at the end", "finish it, or remove its last word or sign"),
+    ("unexpected 'end of ", "something is missing before the closing brace", "finish it, or remove the last sign"),
+    ("an expression, got", "something is missing before the closing brace", "write a value or a condition there"),
+    ("expected 'end of print statement'", "a {{{{ is not closed", "write }}}} where the value ends"),
+    ("expected 'end of statement block'", "a {{% is not closed", "write %}} where it ends"),
+    ("end of comment tag", "a {{# is not closed", "write #}} where the comment ends"),
+    ("unexpected end of template", "something is missing at the end", "finish it, or remove its last word or sign"),
+    ("'end of print statement', got", "the value ends before {}", "put | or ~ or another operator between"),
+    ("'end of statement block', got", "the statement ends before {}", "write {{% if new.total == 5 %}}"),
+    ("expected name or number", "a name is missing behind the dot", "write new.name"),
+    ("expected token 'name'", "a name is missing here", "write it behind the | or the for"),
+    ('unexpected char "\'"', "a quote is opened here and not closed", "close it"),
+    ("unexpected char", "{} cannot stand here", "write and, or, not for && || !; put text in 'quotes'"),
+    ("expected", "{} cannot stand here", "look for a bracket, a quote or a sign too many or too few"),
+)
+_MET = re.compile(
+    r"(?:needs to be closed is|unknown tag|unexpected char|unexpected|got) ('[^']*'|\S+?)(?= at \d+|[.,]|$)"
+)
+
+
+def _in_plain_words(complaint: str) -> tuple[str, str]:
+    """What Jinja's parser says as a person would say it, and the cure."""
+    met = _MET.findall(complaint)
+    thing = met[-1].strip("'") if met else "this"
+    for piece, message, hint in _COMPLAINTS:
+        if piece in complaint:
+            return message.format(thing), hint.format(thing)
+    return complaint or "it cannot be read", "compare it with the recipes in GUIDE.md"
 
 
 class _Jinja(ImmutableSandboxedEnvironment):

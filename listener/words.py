@@ -17,8 +17,9 @@ def moment(at: datetime) -> str:
 
 def did_you_mean(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
     """`; did you mean X?` or nothing when no known word is at least so like it (0 to 1)."""
-    near = get_close_matches(word, list(known), n=1, cutoff=likeness)
-    return f"; did you mean {near[0]}?" if near else ""
+    as_written = {name.casefold(): name for name in known}
+    near = get_close_matches(word.casefold(), as_written, n=1, cutoff=likeness)
+    return f"; did you mean {as_written[near[0]]}?" if near else ""
 
 
 # as people write them, amid other words; not a piece of a longer number, of an address or of a time

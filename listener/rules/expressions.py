@@ -1,14 +1,17 @@
 """The file's expressions and texts, compiled and tried for their faults alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from listener.errors import RenderError
+from listener.rules.approved import is_approved
 from listener.rules.references import RESERVED, Finding, mapping, nearest, words, written
 from listener.rules.samples import World, never_works
 from listener.rules.source import Keys
-from listener.templates import Environment, Expression, TemplateError, Text
+from listener.templates import Environment, Expression, Row, TemplateError, Text
+from listener.text import clean, unaccent
 
 # a sample row of each event: the rows that it has
 _ROWS = {"insert": ("new",), "update": ("old", "new"), "delete": ("old",)}
@@ -34,13 +37,16 @@ def compile_faults(data: dict[str, Any]) -> Iterator[Finding]:
             return error
 
     @cache
-    def failure(source: str, is_text: bool, worlds: tuple[World, ...]) -> str | None:
+    def failure(source: str, is_text: bool, one_value: bool, worlds: tuple[World, ...]) -> str | None:
         piece = compiled(source, is_text)
         assert not isinstance(piece, TemplateError)
-        return never_works(piece.render if isinstance(piece, Text) else piece.evaluate, worlds, codes)
+        if isinstance(piece, Text):
+            return never_works(piece.render, worlds, codes)
+        return never_works(_single(piece) if one_value else piece.evaluate, worlds, codes)
 
     watches = {name: mapping(watch) for name, watch in mapping(data.get("watch")).items()}
     everywhere = {name for watch in watches.values() for name in mapping(watch.get("lookup"))}
+    defaults = mapping(data.get("defaults"))
     for keys, rule, watch in _rules(data, watches):
         # Where the watch itself is at fault, only what no watch has is told.
         lookups = everywhere if watch is None else set(mapping(watch.get("lookup")))
@@ -56,8 +62,48 @@ def compile_faults(data: dict[str, Any]) -> Iterator[Finding]:
             for name in unknown:
                 message = f"there is no name {written(name)} here"
                 yield Finding(keys=(*keys, *place), message=message, hint=nearest(name, known))
-            if not unknown and watch is not None and (why := failure(source, is_text, _worlds(watch, known))):
-                yield Finding(keys=(*keys, *place), message=f"this cannot be worked out for any row: {why}")
+            if unknown or watch is None:
+                continue
+            worlds = _worlds(watch, known)
+            if why := failure(source, is_text, place != ("when",), worlds):
+                message = f"this cannot be worked out for any row: {why}"
+                yield Finding(keys=(*keys, *place), message=message, hint="give each filter and sign what it can take")
+            elif isinstance(piece, Text) and piece.one_way:
+                yield from _registered(keys, {**defaults, **rule}, piece, worlds, codes)
+
+
+def _single(expression: Expression) -> Callable[[Mapping[str, object]], object]:
+    """A phone and a ticket are one value: a row, a yes or no, or a list is none for any row."""
+
+    def evaluate(names: Mapping[str, object]) -> object:
+        value = expression.evaluate(names)
+        if isinstance(value, Row | bool | list | tuple):
+            what = "a whole row; name a column of it" if isinstance(value, Row) else "not one value"
+            raise RenderError(f"it is {what}")
+        return value
+
+    return evaluate
+
+
+def _registered(
+    keys: Keys, rule: dict[str, Any], text: Text, worlds: tuple[World, ...], codes: Sequence[str]
+) -> Iterator[Finding]:
+    """A text that is none of its `approved` wordings whatever the row: every message would be rejected."""
+    wordings = words(rule.get("approved"))
+    if not wordings:
+        return
+    sent = clean if rule.get("accents") == "keep" else unaccent
+
+    def render(names: Mapping[str, object]) -> object:
+        if not is_approved(sent(text.render(names)), wordings):
+            raise RenderError("no wording fits")
+        return None
+
+    if never_works(render, worlds, codes):
+        odd = any(sent(wording) != wording for wording in wordings)
+        hint = "write it without accents, as it is sent" if odd else "repeat the text, with {name} for each value in it"
+        message = "the text is none of these wordings, whatever the row: each message would be rejected"
+        yield Finding(keys=(*keys, "approved"), message=message, hint=hint)
 
 
 def _rules(

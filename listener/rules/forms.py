@@ -87,18 +87,19 @@ def kind(value: object) -> str:
             return "a mapping"
 
 
-def _form(pattern: str, expected: str, make: Callable[[re.Match[str]], T]) -> PlainValidator:
+def _form(pattern: str, expected: str, such_as: str, make: Callable[[re.Match[str]], T]) -> PlainValidator:
     """A validator for text of one shape. What `make` has made already (a value built in Python) passes."""
     compiled = re.compile(pattern)
+    hint = f"write it as {such_as}"
 
     def check(value: Any) -> Any:
         if isinstance(value, str):
             found = compiled.fullmatch(value)
             if found is None:
-                raise refuse(f"expected {expected}")
+                raise refuse(f"expected {expected}", hint)
             return make(found)
         if value is None or isinstance(value, bool | int | Decimal | list | dict):
-            raise refuse(f"expected {expected}, found {kind(value)}")
+            raise refuse(f"expected {expected}, found {kind(value)}", hint)
         return value
 
     return PlainValidator(check)
@@ -111,7 +112,7 @@ def _shape(pattern: str, **more: Any) -> WithJsonSchema:
 def _duration(found: re.Match[str]) -> timedelta:
     length = timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
     if length > _LONGEST:
-        raise refuse("a time longer than 366 days is not kept")
+        raise refuse("a time longer than 366 days is not kept", "write 366d or less")
     return length
 
 
@@ -131,14 +132,10 @@ _RATE = r"([0-9]{1,6}(?:\.[0-9]{1,3})?)/(s|m|min|h|hour|d|day)"
 _CAP = "([1-9][0-9]{0,8})/(s|m|min|h|hour|d|day)"
 _TIME = "([01]?[0-9]|2[0-3]):([0-5][0-9])"
 
-Duration = Annotated[
-    timedelta, _form(_DURATION, "a length of time such as 30s, 5m, 6h or 2d", _duration), _shape(_DURATION)
-]
-RateForm = Annotated[Rate, _form(_RATE, "a rate such as 12/s or 700/m", _rate), _shape(_RATE)]
-CapForm = Annotated[Cap, _form(_CAP, "a count such as 3/day or 500/h", _cap), _shape(_CAP)]
-TimeOfDay = Annotated[
-    time, _form(_TIME, "a time of day such as 21:00", lambda m: time(int(m[1]), int(m[2]))), _shape(_TIME)
-]
+Duration = Annotated[timedelta, _form(_DURATION, "a length of time", "30s, 5m, 6h or 2d", _duration), _shape(_DURATION)]
+RateForm = Annotated[Rate, _form(_RATE, "a rate", "12/s or 700/m", _rate), _shape(_RATE)]
+CapForm = Annotated[Cap, _form(_CAP, "a count in a time", "3/day or 500/h", _cap), _shape(_CAP)]
+TimeOfDay = Annotated[time, _form(_TIME, "a time of day", "21:00", lambda m: time(int(m[1]), int(m[2]))), _shape(_TIME)]
 
 
 def _zone(found: re.Match[str]) -> str:
@@ -150,7 +147,7 @@ def _zone(found: re.Match[str]) -> str:
 
 
 _ZONE = "[A-Za-z][A-Za-z0-9_+/-]{0,59}"
-Zone = Annotated[str, _form(_ZONE, "a time zone such as Asia/Ho_Chi_Minh", _zone), _shape(_ZONE)]
+Zone = Annotated[str, _form(_ZONE, "a time zone", "Asia/Ho_Chi_Minh", _zone), _shape(_ZONE)]
 
 
 def _moment(found: re.Match[str]) -> datetime:
@@ -164,7 +161,7 @@ def _moment(found: re.Match[str]) -> datetime:
 _MOMENT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})"
 Moment = Annotated[
     datetime,
-    _form(_MOMENT, "a date and time with its zone, such as 2026-11-22T10:00:00+07:00", _moment),
+    _form(_MOMENT, "a date and time with its zone", "2026-11-22T10:00:00+07:00", _moment),
     _shape(_MOMENT),
 ]
 
@@ -174,7 +171,8 @@ NAME = "[a-z][a-z0-9_]{0,39}"
 
 def _name(value: str) -> str:
     if not re.fullmatch(NAME, value):
-        raise refuse("a name is made of a-z, 0-9 and _, begins with a letter and has at most 40 characters")
+        hint = "choose another"
+        raise refuse("a name is made of a-z, 0-9 and _, begins with a letter and has at most 40 characters", hint)
     return value
 
 
@@ -195,9 +193,9 @@ _TABLE = rf"(?:{_UNQUOTED}|{_QUOTED})(?:\.(?:{_UNQUOTED}|{_QUOTED}))?"
 def _identifier(value: str) -> str:
     """PostgreSQL would cut a longer name short and so mean another one."""
     if len(value.encode()) > 63:
-        raise refuse("a name in PostgreSQL has at most 63 bytes")
+        raise refuse("a name in PostgreSQL has at most 63 bytes", "look how it is called in the database")
     if "\0" in value:
-        raise refuse("a name in PostgreSQL holds no NUL")
+        raise refuse("a name in PostgreSQL holds no NUL", "remove it")
     return value
 
 
@@ -244,7 +242,7 @@ Token = Annotated[
 
 def _service_id(value: Any) -> str:
     if isinstance(value, bool) or not re.fullmatch("[0-9]{1,18}", str(value)):
-        raise refuse("expected the service's number, such as 12")
+        raise refuse("expected the service's number", "write it as 12")
     return str(int(value))
 
 
@@ -260,7 +258,7 @@ _PHONE = "0[35789][0-9]{8}"
 
 def _phone(value: str) -> str:
     if not re.fullmatch(_PHONE, value):
-        raise refuse("expected a mobile number of 10 digits, such as 0980000000")
+        raise refuse("expected a mobile number of 10 digits", 'write it as "0980000000"')
     return value
 
 
@@ -298,7 +296,7 @@ def _value(value: Any) -> str | Decimal | bool | None:
         case int():
             return Decimal(value)
         case _:
-            raise refuse(f"expected text, a number, true, false or null, found {kind(value)}")
+            raise refuse(f"expected text, a number, true, false or null, found {kind(value)}", "write one value")
 
 
 Value = Annotated[
@@ -311,7 +309,7 @@ Value = Annotated[
 def few(value: Any) -> Any:
     """Refuses a list that would make more faults than anybody reads."""
     if isinstance(value, list) and len(value) > MOST:
-        raise refuse(f"more than {MOST} items in one list")
+        raise refuse(f"more than {MOST} items in one list", "remove some")
     return value
 
 

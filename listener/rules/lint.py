@@ -55,6 +55,7 @@ def warnings(document: Source, rules: Rules) -> list[Fault]:
         *_labels(document, rules),
         *(warning for rule in rules.rules.values() if rule.enabled for warning in _text(document, rule)),
         *_overlaps(document, rules),
+        *_superseding_nothing(document, rules),
         *_untested(document, rules),
     ]
     return sorted(found)
@@ -65,6 +66,18 @@ def _rates(document: Source, rules: Rules) -> Iterator[Fault]:
         if account.rate.count > _FASTEST * account.rate.seconds:
             message = f"a rate above {_FASTEST}/s leaves nothing for other programs: CareSoft allows 15/s an account"
             yield document.fault(("accounts", name, "rate"), message, "write rate: 12/s")
+
+
+def _superseding_nothing(document: Source, rules: Rules) -> Iterator[Fault]:
+    inherited = rules.defaults.supersedes
+    said: list[tuple[Keys, tuple[str, ...]]] = [(("defaults",), inherited)]
+    said += [(("rules", name), rule.supersedes) for name, rule in rules.rules.items() if rule.supersedes != inherited]
+    for keys, names in said:
+        for index, name in enumerate(names):
+            if name not in rules.rules:
+                hint = "right only if messages of a rule that was taken out may still wait; else mend the name"
+                message = f"there is no rule {name} whose messages could give way"
+                yield document.fault((*keys, "supersedes", index), message, hint)
 
 
 def _untested(document: Source, rules: Rules) -> Iterator[Fault]:

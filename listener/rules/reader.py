@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from decimal import Decimal
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -117,7 +116,7 @@ def _fault(error: ErrorDetails, document: Source) -> Fault | None:
             keys = (*keys, context["child"]) if context["child"] else keys
         case "missing":
             *above, name = keys
-            return document.fault(tuple(above), f"`{name}` is missing", key=True)
+            return document.fault(tuple(above), f"`{name}` is missing", f"add a line `{name}:`", key=True)
         case "extra_forbidden":
             message, hint = _unknown_key(keys)
             at_key = True
@@ -134,10 +133,10 @@ def _fault(error: ErrorDetails, document: Source) -> Fault | None:
             found = written(value) if isinstance(value, str) else kind(value)
             near = nearest(str(value), words)
             message = f"expected one of {', '.join(words)}; found {found}"
-            hint = near if near.startswith("did you mean") else ""
+            hint = near if near.startswith("did you mean") else "write one of these words"
         case "string_type":
             message = f"expected text, found {kind(value)}"
-            hint = 'put it in "quotes"' if isinstance(value, int | Decimal) else ""
+            hint = "write one value" if isinstance(value, list | dict) else 'put it in "quotes"'
         case "bool_type":
             message, hint = f"expected true or false, found {kind(value)}", "write true or false"
         case "int_type":
@@ -152,12 +151,13 @@ def _fault(error: ErrorDetails, document: Source) -> Fault | None:
             message, hint = "nothing is written here", "write a value or remove the line"
         case "string_too_long":
             message = f"this is longer than {context['max_length']:,} characters"
+            hint = "shorten it"
         case "greater_than":
-            message = f"expected a number above {context['gt']}"
+            message, hint = f"expected a number above {context['gt']}", "write a larger one"
         case "greater_than_equal":
-            message = f"expected a number from {context['ge']} up"
+            message, hint = f"expected a number from {context['ge']} up", "write a larger one"
         case "less_than_equal":
-            message = f"expected a number up to {context['le']}"
+            message, hint = f"expected a number up to {context['le']}", "write a smaller one"
         case _:
             # Pydantic's own sentence: none of the types we use repeats the value in it.
             message = error["msg"]

@@ -8,11 +8,15 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from listener.rules.snippets import parameters
 from listener.rules.source import Keys
 from listener.words import did_you_mean
 
 RESERVED = frozenset({"old", "new", "op", "at", "key"})
 """Names that expressions hold already."""
+
+DAY = "day"
+"""The one parameter that the `select` of a watch by date may have: the day it is asked about."""
 
 _JINJA_WORDS = frozenset({"and", "or", "not", "in", "is", "if", "else", "true", "false", "none"})
 _OF_A_TABLE = ("columns", "events", "where", "on_capture_error")
@@ -113,6 +117,11 @@ def _watch(keys: Keys, watch: dict[str, Any]) -> Iterator[Finding]:
             if word in watch:
                 hint = "a watch by the clock has only every, select, key, catch_up and lookup"
                 yield Finding(keys=(*keys, word), message=f"`{word}` needs a `table`", hint=hint, key=True)
+        # `day` is all that is known when the query runs; as the row after the change there is nothing yet
+        for name in parameters(watch["select"]) if isinstance(watch.get("select"), str) else ():
+            if name != DAY:
+                message = f"`select` is given no {written(name)}"
+                yield Finding(keys=(*keys, "select"), message=message, hint=f"only %({DAY})s, the date it runs for")
     else:
         yield Finding(keys=keys, message="`table` is missing", hint="write it as SQL does: public.orders", key=True)
     for name in mapping(watch.get("lookup")):

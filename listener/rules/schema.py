@@ -104,7 +104,7 @@ class Parts(_Words):
     def _rising(self) -> "Parts":
         for name, table in (("unaccented", self.unaccented), ("accented", self.accented)):
             if any(later <= earlier for earlier, later in pairwise(table)):
-                raise refuse("each number must be larger than the one before it", child=name)
+                raise refuse("each number must be larger than the one before it", "write them rising", child=name)
         return self
 
 

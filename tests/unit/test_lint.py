@@ -353,3 +353,9 @@ def test_faults_come_alone_and_fail(tmp_path: Path) -> None:
     assert said.stderr == "1 fault\n"
     report = json.loads(CliRunner().invoke(main, ["check", str(path), "-o", "json"]).stdout)
     assert (report["ok"], len(report["faults"]), report["warnings"]) == (False, 1, [])
+
+
+def test_a_rule_that_could_give_way_but_does_not_exist_is_named() -> None:
+    gone = "there is no rule order_reminder whose messages could give way"
+    assert lint({"supersedes": ["order_reminder"]})[0].startswith(gone)
+    assert lint({"supersedes": ["r2"]}, {"to": "new.phone"}) == []

@@ -218,6 +218,7 @@ def test_a_bad_file_names_every_fault_and_its_place(path: Path) -> None:
     assert [place for place, _ in found] == [place for place, _ in expected]
     for (_, told), (_, part) in zip(found, expected, strict=True):
         assert part in told
+    assert all(fault.hint for fault in faults(text)), "each fault has a cure"
 
 
 def test_there_are_many_bad_files() -> None:
