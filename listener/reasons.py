@@ -44,6 +44,36 @@ _KNOWN = tuple(
         ("lookup {l} needs {c}, which was not captured", "lookup {l} cần cột {c} nhưng cột này không được ghi nhận"),
         ("lookup {l} failed ({e})", "lookup {l} bị lỗi ({e})"),
         ('{x} | label: labels "{s}" have no word for "{v}"', '{x}: bảng từ "{s}" không có từ cho "{v}"'),
+        ('{x} is NULL and has no "{c}"', '{x} để trống (NULL) nên không có "{c}"'),
+        # values that a text or condition cannot work with
+        ("division by zero", "phép chia cho 0"),
+        ("the text is not a plain number such as {n}", "đây là chữ, không phải số dạng {n}"),
+        ("the text is not an ISO date or time such as {d}", "đây là chữ, không phải ngày giờ dạng {d}"),
+        ("a value of type {t} is not a date or time", "giá trị này (kiểu {t}) không phải là ngày giờ"),
+        ("a value of type {t} is not an exact number", "giá trị này (kiểu {t}) không phải là số"),
+        ("NaN or infinity is not a number to show", "NaN hoặc vô cực không phải là số để viết vào tin"),
+        ("a date has no time of day", "chỉ có ngày, không có giờ"),
+        ("a time of day has no date", "chỉ có giờ, không có ngày"),
+        ("{a!} is {k!} and {b!} is {m!}: neither is more", "{a!} là {k!} còn {b!} là {m!}, không so sánh hơn kém được"),
+        ("{x} is {k!}, not a number, beside {op}; join texts with ~, and make a number of a text with | float",
+         "{x} là {k!}, không phải số, nên không tính được với {op}; nối chữ bằng ~, đổi chữ thành số bằng | float"),
+        ("{x} is {k!}, not a number, beside {op}", "{x} là {k!}, không phải số, nên không tính được với {op}"),
+        ("{x} is {k!}, not a list", "{x} là {k!}, không phải danh sách"),
+        ("{x} is {k!} and has no text of its own", "{x} là {k!}, không viết thành chữ được"),
+        ("{x} is {k!} and has no parts", "{x} là {k!}, không cắt lấy một phần được"),
+        ("{x} is {k!} and has no numbered items", "{x} là {k!}, không có phần tử theo số thứ tự"),
+        ("{x} has only {n} items", "{x} chỉ có {n} phần tử"),
+        ("a value", "một giá trị"),
+        ("a text", "chữ"),
+        ("a number", "số"),
+        ("true or false", "đúng/sai"),
+        ("a date or time", "ngày giờ"),
+        ("a list", "danh sách"),
+        ("a row", "cả một dòng"),
+        ("the text grows longer than {n} characters", "nội dung dài hơn {n} ký tự"),
+        ("range has more than {n} numbers", "range có hơn {n} số"),
+        ("the template loops too often or handles too much text", "mẫu tin lặp quá nhiều lần hoặc xử lý quá nhiều chữ"),
+        ("the template cannot be worked out ({e})", "không soạn được nội dung ({e})"),
         ("ticket.id is not a whole number", "mã phiếu (ticket.id) không phải là số nguyên"),
         ("ticket.thread gives nothing for this change", "ticket.thread không cho kết quả với thay đổi này"),
         # phones
@@ -82,6 +112,11 @@ _KNOWN = tuple(
         ("waited past its `expires`; an earlier request was not answered",
          "chờ quá thời hạn `expires`; một lần gửi trước đó không có câu trả lời"),
         ("waited past its `expires`", "chờ quá thời hạn `expires`"),
+        ("recheck: the row is gone", "xem lại trước khi gửi: dòng dữ liệu không còn"),
+        ("recheck: {c} changed since", "xem lại trước khi gửi: {c} đã thay đổi"),
+        ("recheck: the row cannot be read any more ({x})",
+         "xem lại trước khi gửi: không đọc được dòng dữ liệu nữa ({x})"),
+        ("phone and text were removed after their time", "số điện thoại và nội dung đã được xóa khi hết hạn lưu"),
         # what people did
         ("cancelled by {who}: {x}", "{who} đã hủy: {x}"),
         ("cancelled by {who}", "{who} đã hủy"),
@@ -150,7 +185,8 @@ def in_vietnamese(reason: str) -> str:
             return _KEPT.sub(lambda piece: in_vietnamese(found[piece[1]]) if piece[2] else found[piece[1]], vietnamese)
     if "; " in reason:
         return "; ".join(map(in_vietnamese, reason.split("; ")))
-    return reason
+    place, mark, why = reason.partition(": ")
+    return f"{place}: {in_vietnamese(why)}" if mark else reason
 
 
 def without_values(reason: str, vietnamese: bool) -> str:

@@ -112,7 +112,7 @@ async def why(conn: Connection, asked: str, *, reveal: bool = False) -> Timeline
     entries += [Entry(at=row["leased_at"], kind=Kind.ATTEMPT, facts=row) for row in attempts]
     entries += await _stops(conn, shown, phone, entries)
     order = list(Kind)
-    entries.sort(key=lambda e: (e.at, order.index(e.kind)))
+    entries.sort(key=lambda e: (e.at, e.facts.get("change_id", 0), order.index(e.kind)))
     return Timeline(
         phone=(phone if reveal else phones.mask_phone(phone)) if phone else None,
         key=asked if reveal else mask_phones(asked) if phone is None else phones.mask_phone(asked),
@@ -183,7 +183,8 @@ def _verdicts(
             continue
         silence, reason = _silence(compiled[verdict.rule], verdict.reason, watch.lookup.keys())
         facts = {"change_id": row["id"], "rule": verdict.rule, "silence": silence, "reason": reason}
-        yield Entry(at=row["matched_at"], kind=Kind.VERDICT, facts=facts)
+        # beside its change, not among what was matched in the same breath
+        yield Entry(at=row["at"], kind=Kind.VERDICT, facts=facts)
 
 
 def _silence(compiled: CompiledRule, reason: str | None, lookups: Iterable[str]) -> tuple[Silence, str | None]:

@@ -205,3 +205,14 @@ async def test_a_broken_old_version_of_the_rules_is_passed_over(erp_database: st
         await world.db.execute("UPDATE listener.rules SET source = 'version: 0'")
         kinds = [e["kind"] for e in (await why(world, "t1", "-o", "json")).json["timeline"]]
     assert kinds == ["change", "message", "attempt"]
+
+
+async def test_what_the_rules_say_stands_beside_its_change(erp_database: str, rules: str) -> None:
+    async with open_world(erp_database, rules=rules) as world:
+        await world.note("order 1", "nothing")
+        await world.note("order 1", "sent")
+        await world.once()
+        entries = (await why(world, "order 1", "-o", "json")).json["timeline"]
+    changes = [entry["change_id"] for entry in entries if entry["kind"] in ("change", "verdict")]
+    assert changes == sorted(changes)
+    assert len(set(changes)) == 2

@@ -2,14 +2,17 @@
 
 import re
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from listener import phones, reasons
+from listener.errors import RenderError
 from listener.model import LockedOut, RateLimited, Unauthorized, Unknown
 from listener.reasons import in_vietnamese
 from listener.rules import ColumnChange
 from listener.settling import pause_for
+from listener.templates import Environment, Row
 from tests.unit.test_conditions import ABSENT, N, change, refusal
 
 # a reason that is partly kept (a column, a condition, a person's words) is still Vietnamese around it
@@ -101,3 +104,39 @@ def test_no_translation_loses_or_invents_a_piece() -> None:
 def test_what_is_ours_of_a_reason_is_told_without_values(reason: str, english: str, vietnamese: str) -> None:
     assert reasons.without_values(reason, vietnamese=False) == english
     assert reasons.without_values(reason, vietnamese=True) == vietnamese
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ new.none | vnd }}",
+        "{{ new.text | vnd }}",
+        "{{ new.text | date }}",
+        "{{ new.number | date }}",
+        "{{ new.day | time }}",
+        "{{ new.nan | vnd }}",
+        "{{ new.number / 0 }}",
+        "{{ new.text + 1 }}",
+        "{{ new.text > 1 }}",
+        "{{ new.list }}",
+        "{{ new }}",
+        "{{ new.number[:3] }}",
+        "{{ new.list[4] }}",
+        "{{ new.text | label('status') }}",
+        "{{ old.text }}",
+        "{{ new.absent }}",
+        "{{ new.text * 1000000 }}",
+        "{% for i in range(10000000) %}x{% endfor %}",
+    ],
+)
+def test_what_a_text_cannot_work_with(text: str) -> None:
+    new = {"none": None, "text": "abc", "number": N(5), "nan": N("NaN"), "day": "2026-01-01", "list": [N(1)]}
+    environment = Environment(labels={"status": {"a": "b"}}, zone=ZoneInfo("Asia/Ho_Chi_Minh"))
+    with pytest.raises(RenderError) as error:
+        environment.compile_text(text).render({"new": Row(new, "new"), "old": None})
+    assert VIETNAMESE.search(in_vietnamese(str(error.value)))
+
+
+@pytest.mark.parametrize("why", ["the row is gone", "status, total changed since"])
+def test_a_recheck(why: str) -> None:
+    assert in_vietnamese(f"recheck: {why}").startswith("xem lại trước khi gửi: ")
