@@ -146,9 +146,9 @@ def _wording(document: Source, keys: Keys, sent: str, literal: str = "") -> Iter
         if pattern.search(literal or sent):
             message = f'"{word}" makes this an advertising message, for which the law asks consent, hours and a label'
             yield document.fault(keys, message, "say what happened, and sell nothing")
-    if found := _LINK.search(sent):
+    for link in list(dict.fromkeys(found[0] for found in _LINK.finditer(sent)))[:_MOST]:
         hint = "carriers filter links, and banks may not send them: write a telephone number"
-        yield document.fault(keys, f'"{found[0][:60]}" is a link', hint)
+        yield document.fault(keys, f'"{link[:60]}" is a link', hint)
 
 
 def _either(word: str) -> re.Pattern[str]:

@@ -359,3 +359,8 @@ def test_a_rule_that_could_give_way_but_does_not_exist_is_named() -> None:
     gone = "there is no rule order_reminder whose messages could give way"
     assert lint({"supersedes": ["order_reminder"]})[0].startswith(gone)
     assert lint({"supersedes": ["r2"]}, {"to": "new.phone"}) == []
+
+
+def test_each_link_of_a_text_is_named() -> None:
+    told = say("Xem zalo.me/123 va www.acme.example, zalo.me/123")
+    assert told.count("is a link") == 2
