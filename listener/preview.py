@@ -9,7 +9,7 @@ import psycopg
 
 from listener import capture
 from listener.database import Connection, loads_exact
-from listener.errors import ListenerError
+from listener.errors import ListenerError, UsageError
 from listener.lookups import Lookups
 from listener.model import Change, Op, State, key_text
 from listener.queries import load
@@ -37,16 +37,18 @@ class Rows:
 
 
 def rows_of(text: str) -> Rows:
-    """A row from `--row`: JSON of the new row, or `{"old": …, "new": …}`. Raises `ListenerError`."""
+    """A row from `--row`: JSON of the new row, or `{"old": …, "new": …}`. Raises `UsageError`."""
     try:
         value = loads_exact(text)
     except ValueError as error:
-        raise ListenerError(f"--row is not JSON: {error}") from None
+        raise UsageError(f"--row is not JSON: {error}") from None
+    except RecursionError:
+        raise UsageError("--row is nested too deeply") from None
     if not isinstance(value, dict):
-        raise ListenerError('--row must be an object, such as {"order_no": "DH42", "status": "shipped"}')
+        raise UsageError('--row must be an object, such as {"order_no": "DH42", "status": "shipped"}')
     if set(value) <= {"old", "new"} and value and all(v is None or isinstance(v, dict) for v in value.values()):
         if value.get("old") is None and value.get("new") is None:
-            raise ListenerError("--row: `old` and `new` are both empty")
+            raise UsageError("--row: `old` and `new` are both empty")
         return Rows(old=value.get("old"), new=value.get("new"), old_known="old" in value)
     return Rows(old=None, new=value, old_known=False)
 
