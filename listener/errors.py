@@ -48,6 +48,10 @@ class RenderError(ListenerError):
     """An expression or text could not be worked out for one change; the text is a reason for people."""
 
 
+class TooShortError(RenderError):
+    """A text or list has fewer items than a template takes it to have; longer ones would do."""
+
+
 def describe(error: BaseException) -> str:
     """An error fit for a log: our own words, else the class alone; a library's text may hold data or secrets."""
     return str(error) if isinstance(error, ListenerError) else type(error).__name__

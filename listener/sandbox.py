@@ -20,7 +20,7 @@ from jinja2 import Undefined, pass_context
 from jinja2.filters import do_title
 from jinja2.runtime import Context, LoopContext
 
-from listener.errors import RenderError
+from listener.errors import RenderError, TooShortError
 from listener.text import decimal, format_date, format_datetime, format_time
 
 MAX_TEXT = 10_000
@@ -159,7 +159,7 @@ def item(zone: ZoneInfo, value: object, key: object, label: str) -> object:
     try:
         return nested(value[whole(key)])
     except IndexError:
-        raise RenderError(f"{label} has only {len(value)} items") from None
+        raise TooShortError(f"{label} has only {len(value)} items") from None
 
 
 @pass_context

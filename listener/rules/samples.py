@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
-from listener.errors import RenderError
+from listener.errors import RenderError, TooShortError
 from listener.templates import Row
 
 Column = tuple[str, str]
@@ -25,10 +26,21 @@ _MOST = 1500
 
 
 class _AnyObject(dict[str, object]):
-    """A jsonb object that has every key."""
+    """A jsonb object that has every key, with one value."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self._value = value
 
     def __missing__(self, _key: str) -> object:
-        return Decimal(1234567)
+        return self._value
+
+
+_OF_NUMBERS, _OF_TEXTS = _AnyObject(Decimal(1234567)), _AnyObject(_NAME)
+_OBJECTS = (
+    *(_OF_NUMBERS, _OF_TEXTS, _AnyObject("2026-11-22T10:00:00+07:00"), _AnyObject(_OF_NUMBERS), _AnyObject(_OF_TEXTS)),
+    *(_AnyObject(["a", "b"]), _AnyObject([_OF_NUMBERS]), _AnyObject([_OF_TEXTS])),
+)
 
 
 _KINDS: tuple[object, ...] = (
@@ -43,8 +55,9 @@ _KINDS: tuple[object, ...] = (
     None,
     [Decimal(1), Decimal(2)],
     ["a", "b"],
-    _AnyObject(),
-    [_AnyObject()],
+    *_OBJECTS,
+    [_OF_NUMBERS],
+    [_OF_TEXTS],
     Decimal(0),
     "",
 )
@@ -98,6 +111,8 @@ class Search:
     kinds: Callable[[Column], Sequence[object]]
     choice: dict[Column, object] = field(default_factory=dict)
     left: int = _MOST
+    # whether a sample was too short: the data may be longer than any sample
+    too_short: bool = False
     # the reason that came latest in the template, and its line in the template's own code
     furthest: tuple[int, str] = (0, "")
 
@@ -111,6 +126,7 @@ class Search:
         try:
             result = self.render(names)
         except RenderError as error:
+            self.too_short |= isinstance(error, TooShortError)
             if (line := _line(error)) > self.furthest[0]:
                 self.furthest = line, str(error)
             return _Attempt(list(read), reason=str(error))
@@ -147,17 +163,23 @@ class Search:
                 yield from ({**self.choice, last: sample, other: beside} for beside in self.kinds(other))
 
 
-def never_works(render: Render, worlds: Sequence[World], codes: Sequence[str]) -> str | None:
+def never_works(
+    render: Render, worlds: Sequence[World], codes: Sequence[str], types: Mapping[Column, str] = MappingProxyType({})
+) -> str | None:
     """The reason why `render` fails whatever the rows hold; None when it works for some row, or nobody can tell.
 
-    `codes` are the codes that labels know.
+    `codes` are the codes that labels know, `types` the PostgreSQL types of columns as far as they are known.
     """
-    kinds = (*_KINDS, *codes)
+    every = (*_KINDS, *codes)
+
+    def kinds(column: Column) -> Sequence[object]:
+        return _of_type(types[column], codes) or every if column in types else every
+
     reason: str | None = None
     for world in worlds:
-        search = Search(render, world, lambda _: kinds)
+        search = Search(render, world, kinds)
         tried = search.run()
-        if tried.reason is None or search.left <= 0:
+        if tried.reason is None or search.left <= 0 or search.too_short:
             return None
         reason = reason or search.furthest[1] or tried.reason
     return reason
@@ -189,6 +211,7 @@ _WIDEST: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(("time without time zone", "time"), ("23:59:59.999999",)),
     "uuid": ("00000000-0000-0000-0000-000000000000",),
 }
+_TEXTS = frozenset({"text", "character varying", "varchar", "character", "bpchar", "citext", "name"})
 # longer than any SMS, so that only a text that shortens it stays short
 _ENDLESS = 2000
 
@@ -204,6 +227,23 @@ def widest(kind: str, letter: str) -> tuple[object, ...] | None:
         digits, places = int(number[1]), int(number[2])
         return (Decimal((1, (9,) * digits, -places)),)
     return _WIDEST.get(kind)
+
+
+def is_text(kind: str) -> bool:
+    """Whether a PostgreSQL type holds text of any sort."""
+    return kind in _TEXTS or _SIZED.fullmatch(kind) is not None
+
+
+def _of_type(kind: str, codes: Sequence[str]) -> Sequence[object]:
+    """What a column of a PostgreSQL type may hold; nothing for a type that is not known here."""
+    if is_text(kind):
+        return (*(sample for sample in _KINDS if isinstance(sample, str)), *codes, None)
+    values = widest(kind, "W")
+    if values is None:
+        return ()
+    if not isinstance(values[0], Decimal):
+        return (*values, None)
+    return (Decimal(1234567), Decimal(1), Decimal(0), *values, *(Decimal(c) for c in codes if c.isdecimal()), None)
 
 
 def longest(

@@ -364,3 +364,18 @@ def test_a_rule_that_could_give_way_but_does_not_exist_is_named() -> None:
 def test_each_link_of_a_text_is_named() -> None:
     told = say("Xem zalo.me/123 va www.acme.example, zalo.me/123")
     assert told.count("is a link") == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ new.note.split('#')[1] }}",
+        "{{ new.mail.split('@')[1] | upper }}",
+        "{{ new.lines[12].price | vnd }}",
+        "{{ new.sold.items[0].price | vnd }}",
+        "{{ new.sold.to.name.upper() }}",
+        "{{ new.sold.at | date }}",
+    ],
+)
+def test_data_may_be_longer_and_deeper_than_a_sample(text: str) -> None:
+    assert say(text) == ""
