@@ -1,6 +1,11 @@
 """`check --db`: the rules against the database they are for, each fault at its line of the file."""
 
+from collections.abc import Iterator, Mapping
+from datetime import date
+from decimal import Decimal
+
 import psycopg
+from psycopg import sql
 
 from listener import capture, migrations, rights
 from listener.database import Connection
@@ -8,21 +13,30 @@ from listener.errors import Fault, ListenerError
 from listener.lookups import batched
 from listener.rules import Source, Watch, parameters
 from listener.rules.judging import CompiledRule
+from listener.rules.references import DAY, nearest
 from listener.rules.ruleset import RuleSet
-from listener.rules.samples import Column, World, longest
-from listener.rules.schema import Accents
+from listener.rules.samples import Column, World, is_text, longest, never_works, widest
+from listener.rules.schema import Accents, Event
+from listener.rules.source import Keys
 from listener.settings import Settings
+from listener.templates import Expression, Text
 from listener.text import clean, count, unaccent
-from listener.words import did_you_mean
+
+_TRY = "try it in psql"
+# the rows that a change of each sort has
+_SIDES = {Event.INSERT: ("new",), Event.UPDATE: ("old", "new"), Event.DELETE: ("old",)}
+# keys are numbers in one ERP and codes in another
+_KEYS = ("DH1001", "1001")
 
 
 async def database_faults(conn: Connection, document: Source, rules: RuleSet, settings: Settings) -> list[Fault]:
-    """Tables, columns, lookups and triggers, in the order of the file."""
+    """Tables, columns, types, queries and triggers, in the order of the file."""
     faults: list[Fault] = []
     wanted: list[capture.Capture] = []
     others: list[tuple[str, capture.Table]] = []
     for name, watch in rules.rules.watch.items():
         if watch.table is None:
+            faults += await _faults_by_date(conn, document, name, watch, rules)
             continue
         try:
             table = await capture.find_table(conn, watch.table)
@@ -31,10 +45,8 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
             continue
         if not table.owned:
             others.append((name, table))
-        missing = _missing_columns(document, name, watch, table, rules)
-        faults += missing + [
-            f for f in [await _lookup_fault(conn, document, name, n, q) for n, q in watch.lookup.items()] if f
-        ]
+        missing = _missing_columns(document, name, watch, str(table), table.columns, rules)
+        faults += missing + await _faults_of_use(conn, document, name, rules)
         if not missing:
             try:
                 wanted.append(
@@ -87,33 +99,100 @@ async def _right_faults(
     ]
 
 
-def _missing_columns(document: Source, name: str, watch: Watch, table: capture.Table, rules: RuleSet) -> list[Fault]:
-    """Columns that the watch, a lookup or a rule names and the table does not have, each once, where it is named."""
-    places: dict[str, tuple[str | int, ...]] = {}
+def _missing_columns(
+    document: Source, name: str, watch: Watch, owner: str, columns: Mapping[str, str], rules: RuleSet
+) -> list[Fault]:
+    """Columns that the watch, a lookup or a rule names and `owner` does not have, everywhere that they are named."""
+    named: list[tuple[Keys, str]] = []
     for word in ("columns", "key"):
-        places |= dict.fromkeys(getattr(watch, word), ("watch", name, word))
+        named += ((("watch", name, word, index), column) for index, column in enumerate(getattr(watch, word)))
     for lookup, query in watch.lookup.items():
-        places |= dict.fromkeys(parameters(query), ("watch", name, "lookup", lookup))
+        named += ((("watch", name, "lookup", lookup), column) for column in parameters(query))
     for compiled in rules.by_watch.get(name, ()):
-        rule = compiled.rule.name
-        places |= dict.fromkeys(compiled.rule.change, ("rules", rule, "change"))
-        places |= {
-            dotted[1]: ("rules", rule) for dotted in compiled.names if dotted[0] in ("old", "new") and len(dotted) > 1
-        }
+        rule = ("rules", compiled.rule.name)
+        named += (((*rule, "change", column), column) for column in compiled.rule.change)
+        for place, piece in compiled.pieces.items():
+            named += (((*rule, *place), column) for side, column in _dotted(piece) if side in ("old", "new"))
     return [
-        document.fault(place, f"{table} has no column {column}", did_you_mean(column, table.columns).lstrip("; "))
-        for column, place in places.items()
-        if column not in table.columns
+        document.fault(place, f"{owner} has no column {column}", nearest(column, columns), key="change" in place)
+        for place, column in named
+        if column not in columns
     ]
+
+
+def _dotted(piece: Text | Expression) -> list[Column]:
+    """`("new", "balance")` for each column that it reads, each once."""
+    return sorted((dotted[0], dotted[1]) for dotted in piece.names if len(dotted) > 1)
+
+
+async def _faults_by_date(conn: Connection, document: Source, name: str, watch: Watch, rules: RuleSet) -> list[Fault]:
+    """What the database refuses of a watch by date, and columns that its `select` does not give."""
+    try:
+        columns = await _selected(conn, watch)
+    except psycopg.Error as error:
+        return [document.fault(("watch", name, "select"), f"the database refuses this query: {_words(error)}", _TRY)]
+    missing = _missing_columns(document, name, watch, "this `select`", columns, rules)
+    return missing + await _faults_of_use(conn, document, name, rules)
+
+
+async def _selected(conn: Connection, watch: Watch) -> dict[str, str]:
+    """The columns that the `select` of a watch by date gives, with their types; it is not run."""
+    query = sql.SQL("SELECT * FROM (\n{}\n) AS _row LIMIT 0").format(sql.SQL(watch.select or ""))
+    async with conn.transaction(force_rollback=True):
+        cursor = await conn.execute(query, {DAY: date.today()})
+    return {column.name: column.type_display for column in cursor.description or ()}
+
+
+async def _faults_of_use(conn: Connection, document: Source, name: str, rules: RuleSet) -> list[Fault]:
+    """Lookups that the database refuses, columns that they do not give, and what no row of these types can satisfy."""
+    watch = rules.rules.watch[name]
+    refused = [f for f in [await _lookup_fault(conn, document, name, n, q) for n, q in watch.lookup.items()] if f]
+    if refused:
+        return refused
+    types = await _types(conn, watch)
+    return [fault for compiled in rules.by_watch.get(name, ()) for fault in _unfit(document, compiled, types, rules)]
+
+
+def _unfit(document: Source, compiled: CompiledRule, types: Mapping[Column, str], rules: RuleSet) -> Iterator[Fault]:
+    rule = compiled.rule
+    lookups = rules.rules.watch[rule.on].lookup
+    keys: Keys
+    for column, asked in rule.change.items():
+        kind = types.get(("new", column), "")
+        sample = widest(kind, "W")
+        if sample and not is_text(kind) and not isinstance(sample[0], Decimal) and asked.asks_for_numbers:
+            keys = ("rules", rule.name, "change", column)
+            yield document.fault(keys, f"{column} is a {kind}, which is no number", "use from and to", key=True)
+    codes = sorted({code for words in rules.rules.labels.values() for code in words})
+    for place, piece in compiled.pieces.items():
+        keys = ("rules", rule.name, *place)
+        absent = [(side, column) for side, column in _dotted(piece) if side in lookups and (side, column) not in types]
+        for side, column in absent:
+            given = [other for lookup, other in types if lookup == side]
+            yield document.fault(keys, f"the lookup {side} gives no column {column}", nearest(column, given))
+        render = piece.render if isinstance(piece, Text) else piece.evaluate
+        if not absent and (why := never_works(render, _worlds(rules.rules.watch[rule.on]), codes, types)):
+            message = f"this cannot be worked out for columns of these types: {why}"
+            yield document.fault(keys, message, "give each filter and sign what it can take")
+
+
+def _worlds(watch: Watch) -> list[World]:
+    """A change of each sort that the watch captures."""
+    events = [Event.INSERT] if watch.table is None else watch.events
+    return [World(op=event.value, key=key, rows=(*_SIDES[event], *watch.lookup)) for event in events for key in _KEYS]
 
 
 async def _lookup_fault(conn: Connection, document: Source, watch: str, name: str, query: str) -> Fault | None:
     try:
         await batched(conn, query)
     except psycopg.Error as error:
-        text = error.diag.message_primary or type(error).__name__
-        return document.fault(("watch", watch, "lookup", name), f"the database refuses this lookup: {text}")
+        message = f"the database refuses this lookup: {_words(error)}"
+        return document.fault(("watch", watch, "lookup", name), message, _TRY)
     return None
+
+
+def _words(error: psycopg.Error) -> str:
+    return error.diag.message_primary or type(error).__name__
 
 
 async def too_long(conn: Connection, document: Source, rules: RuleSet) -> list[Fault]:
@@ -131,6 +210,8 @@ async def _types(conn: Connection, watch: Watch) -> dict[Column, str]:
     if watch.table is not None:
         table = await capture.find_table(conn, watch.table)
         types = {(side, column): kind for side in ("old", "new") for column, kind in table.columns.items()}
+    else:
+        types = {("new", column): kind for column, kind in (await _selected(conn, watch)).items()}
     for name, query in watch.lookup.items():
         statement, wanted = await batched(conn, query)
         # For no row at all: only the types are wanted.
@@ -161,8 +242,7 @@ def _too_long(document: Source, compiled: CompiledRule, types: dict[Column, str]
 
     place = ("rules", rule.name, "text")
     for event in rules.rules.watch[rule.on].events:
-        sides = {"insert": ("new",), "update": ("old", "new"), "delete": ("old",)}[event.value]
-        world = World(op=event.value, key="W" * 20, rows=(*sides, *rules.rules.watch[rule.on].lookup))
+        world = World(op=event.value, key="W" * 20, rows=(*_SIDES[event], *rules.rules.watch[rule.on].lookup))
         most, _ = parts(world, endless=False)
         if most > rule.max_parts:
             message = f"the longest values of its columns make {most} parts, which max_parts: {rule.max_parts} rejects"

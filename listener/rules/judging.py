@@ -108,8 +108,19 @@ class CompiledRule:
     @property
     def names(self) -> frozenset[tuple[str, ...]]:
         """Every dotted name that the rule reads."""
-        pieces = [*self.to, self.text, self.when, self.ticket_id, self.thread]
-        return frozenset().union(*(piece.names for piece in pieces if piece is not None))
+        return frozenset().union(*(piece.names for piece in self.pieces.values()))
+
+    @property
+    def pieces(self) -> dict[tuple[str | int, ...], Text | Expression]:
+        """All that is worked out for a change, by its place in the rule."""
+        found: dict[tuple[str | int, ...], Text | Expression | None] = {
+            ("when",): self.when,
+            **{("to", index): expression for index, expression in enumerate(self.to)},
+            ("text",): self.text,
+            ("ticket", "id"): self.ticket_id,
+            ("ticket", "thread"): self.thread,
+        }
+        return {place: piece for place, piece in found.items() if piece is not None}
 
 
 def judge(

@@ -233,6 +233,10 @@ class ColumnChange(_Words):
             raise refuse("nothing is asked of this column", f"use one of: {', '.join(CHANGE_WORDS)}")
         return self
 
+    @property
+    def asks_for_numbers(self) -> bool:
+        return bool(self.model_fields_set - {"from_", "to"})
+
 
 CHANGE_WORDS = tuple(field.alias or name for name, field in ColumnChange.model_fields.items())
 

@@ -107,9 +107,12 @@ def test_a_text_that_may_get_too_long(erp_database: str, tmp_path: Path, text: s
     ("change", "line", "told", "hint"),
     [
         ({"table": "public.order"}, 8, "there is no table public.order", ""),
-        ({"text": "{{ new.order_nr }}"}, 15, "public.orders has no column order_nr", "did you mean order_no?"),
+        ({"text": "{{ new.order_nr }}"}, 19, "public.orders has no column order_nr", "did you mean order_no?"),
         ({"lookup": LOOKUP.replace("customer_id)", "custmer_id)")}, 13, "has no column custmer_id", "customer_id"),
         ({"lookup": LOOKUP.replace("birthday", "birthdy")}, 13, "the database refuses this lookup", ""),
+        ({"text": "{{ customer.fone }}"}, 19, "the lookup customer gives no column fone", "did you mean phone?"),
+        ({"text": "{{ new.total | date }}"}, 19, "this cannot be worked out for columns of these types: new.total", ""),
+        ({"text": "{{ customer.birthday + 1 }}"}, 19, "this cannot be worked out for columns of these types", ""),
         ({"lookup": "SELECT 1/0 FRM x"}, 13, "the database refuses this lookup: syntax error", ""),
     ],
 )
@@ -120,6 +123,51 @@ def test_what_the_database_does_not_have(
     assert fault["line"] == line
     assert told in fault["message"]
     assert hint in fault["hint"]
+
+
+BY_DATE = """\
+version: 1
+accounts:
+  main: {domain: acme, token: "${CARESOFT_TOKEN}", service_id: 12}
+watch:
+  birthday:
+    every: 08:00
+    key: KEY
+    select: SELECT
+rules:
+  birthday: {on: birthday, to: new.phone, text: "{{ new.full_name }}"}
+  moved: {on: orders, change: {payment_due: {increases_by: 1}}, to: "'0980000000'", text: moved}
+"""
+ORDERS = "watch:\n  orders: {table: public.orders, columns: [payment_due], key: order_no}\n"
+
+
+@pytest.mark.parametrize(
+    ("select", "key", "told"),
+    [
+        (
+            "SELECT id, full_nam FROM public.customers",
+            "id",
+            ['9:13 the database refuses this query: column "full_nam"'],
+        ),
+        (
+            "SELECT id, full_name FROM public.customers",
+            "nr",
+            ["8:10 this `select` has no column nr", "11:32 this `select` has no column phone"],
+        ),
+        ("SELECT id, phone, full_name FROM public.customers WHERE birthday = %(day)s", "id", []),
+    ],
+)
+def test_a_watch_by_date_and_a_change_that_is_no_number(
+    erp_database: str, tmp_path: Path, select: str, key: str, told: list[str]
+) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(BY_DATE.replace("watch:\n", ORDERS).replace("SELECT", select).replace("KEY", key), encoding="utf-8")
+    said = CliRunner().invoke(
+        main, ["check", str(path), "--db", "-o", "json"], env={"LISTENER_DATABASE_URL": erp_database}
+    )
+    found = [f"{f['line']}:{f['col']} {f['message']}" for f in json.loads(said.stdout)["faults"]]
+    for fault, part in zip(found, [*told, "12:32 payment_due is a date, which is no number"], strict=True):
+        assert fault.startswith(part)
 
 
 def test_triggers_that_are_not_as_the_rules_want(erp_database: str, tmp_path: Path) -> None:
