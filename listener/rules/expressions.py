@@ -6,9 +6,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from listener.errors import RenderError
-from listener.rules.approved import is_approved
+from listener.rules.approved import could_be_approved, is_approved
 from listener.rules.references import RESERVED, Finding, mapping, nearest, words, written
-from listener.rules.samples import World, never_works
+from listener.rules.samples import World, loosest, never_works
 from listener.rules.source import Keys
 from listener.templates import Environment, Expression, Row, TemplateError, Text
 from listener.text import clean, unaccent
@@ -94,12 +94,16 @@ def _registered(
         return
     sent = clean if rule.get("accents") == "keep" else unaccent
 
-    def render(names: Mapping[str, object]) -> object:
-        if not is_approved(sent(text.render(names)), wordings):
-            raise RenderError("no wording fits")
-        return None
+    def render(names: Mapping[str, object]) -> str:
+        return sent(text.render(names))
 
-    if never_works(render, worlds, codes):
+    def fitting(names: Mapping[str, object]) -> None:
+        if not is_approved(render(names), wordings):
+            raise RenderError("no wording fits")
+
+    if never_works(fitting, worlds, codes) and not any(
+        could_be_approved(pieces, wordings) for pieces in loosest(render, worlds, codes)
+    ):
         odd = any(sent(wording) != wording for wording in wordings)
         hint = "write it without accents, as it is sent" if odd else "repeat the text, with {name} for each value in it"
         message = "the text is none of these wordings, whatever the row: each message would be rejected"

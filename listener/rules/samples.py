@@ -6,7 +6,7 @@ it fails, alone and together with each column read before. That finds a row for 
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -61,6 +61,8 @@ _KINDS: tuple[object, ...] = (
     Decimal(0),
     "",
 )
+# stands for any text: in no language's words
+_ANYTHING = "qzxjkv"
 
 
 @dataclass(slots=True)
@@ -183,6 +185,14 @@ def never_works(
             return None
         reason = reason or search.furthest[1] or tried.reason
     return reason
+
+
+def loosest(render: Render, worlds: Sequence[World], codes: Sequence[str]) -> Iterator[list[str]]:
+    """The text of each world that a row makes, in the pieces between the values that may be any text."""
+    for world in (*(replace(world, key=_ANYTHING) for world in worlds), *worlds):
+        made = Search(render, world, lambda _: (_ANYTHING, *_KINDS, *codes)).run()
+        if made.reason is None:
+            yield re.split(_ANYTHING, str(made.result), flags=re.IGNORECASE)
 
 
 def _line(error: BaseException) -> int:

@@ -299,8 +299,8 @@ async def test_a_server_in_trouble_is_no_proof_that_a_late_message_is_stale(data
 
 
 async def test_only_approved_wordings_go(database: str) -> None:
-    body = 'approved: ["told {ma} {so}"]'
-    async with open_world(database, rules=RULES + rule(body) + rule(body, "other"), schema=SCHEMA) as world:
+    rules = RULES + rule('approved: ["told {ma} {so}"]') + rule('approved: ["other B {so}"]', "other")
+    async with open_world(database, rules=rules, schema=SCHEMA) as world:
         await set_amount(world, "A", 1)
         await world.once()
         assert await world.states() == {"told A 1": "accepted", "other A 1": "rejected"}

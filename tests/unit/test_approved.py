@@ -4,7 +4,7 @@ from time import process_time
 
 import pytest
 
-from listener.rules.approved import is_approved
+from listener.rules.approved import could_be_approved, is_approved
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,21 @@ def test_a_hostile_wording_costs_no_time() -> None:
     began = process_time()
     assert not is_approved("a" * 1000, ["{x}a" * 300 + "b"])
     assert process_time() - began < 0.1
+
+
+@pytest.mark.parametrize(
+    ("pieces", "wording", "could"),
+    [
+        (["ACME: "], "ACME: {x}", False),
+        (["ACME: ", ""], "ACME: {x}", True),
+        (["ACME: ", " VND"], "ACME: TK {x} con {y} VND", True),
+        (["ACME: ", " VND"], "ACME: TK {x} con {y} dong", False),
+        (["", ""], "Da giao", True),
+        (["Don ", ""], "Da giao", False),
+        (["a", "b"], "ab", True),
+        (["a", "b"], "a{x}b", True),
+        (["ab"], "a{x}b", False),
+    ],
+)
+def test_what_free_values_could_make(pieces: list[str], wording: str, could: bool) -> None:
+    assert could_be_approved(pieces, [wording]) is could

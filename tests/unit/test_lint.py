@@ -379,3 +379,22 @@ def test_each_link_of_a_text_is_named() -> None:
 )
 def test_data_may_be_longer_and_deeper_than_a_sample(text: str) -> None:
     assert say(text) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "approved", "fits"),
+    [
+        ("{{ new.note }}", "Da giao", True),
+        ("ACME: Don {{ key }}", "ACME: Don DH7", True),
+        ("ACME: {{ new.total | vnd }}", "ACME: {x} VND", True),
+        ("ACME: {{ new.total | vnd }}", "ACME: {x} dong", False),
+        ("ACME: {{ new.status | label('order_status') }}", "ACME: dang giao", True),
+        ("ACME: {% if new.total > 5 %}nhieu{% endif %}", "ACME: it", True),  # not to be told from here
+    ],
+)
+def test_a_text_that_none_of_its_wordings_can_fit_is_a_fault(text: str, approved: str, fits: bool) -> None:
+    if fits:
+        assert lint({"text": text, "approved": approved}) == []
+    else:
+        with pytest.raises(RulesError, match="none of these wordings"):
+            lint({"text": text, "approved": approved})
