@@ -178,9 +178,28 @@ def _at(rule: dict[str, Any]) -> str:
     return f"watch.{rule['on']}.columns"
 
 
+_ROWS = {"insert": {"new"}, "update": {"old", "new"}, "delete": {"old"}}
+
+
+def _rows(keys: Keys, test: dict[str, Any]) -> Iterator[Finding]:
+    """A test of which nothing could come as it says."""
+    rows = {side for side in ("old", "new") if test.get(side) is not None}
+    op = test.get("op")
+    if test and not rows:
+        hint = "write `new:` for the row after the change, `old:` for the row before"
+        yield Finding(keys=keys, message="a test needs a row", hint=hint)
+    elif isinstance(op, str) and rows != _ROWS.get(op, rows):
+        hint = "insert has new, update old and new, delete old"
+        yield Finding(keys=(*keys, "op"), message=f"the rows do not fit op: {op}", hint=hint)
+    if "skipped" in test and isinstance(test.get("expect"), list) and test["expect"]:
+        message = "`skipped` says why there is no message, but one is expected"
+        yield Finding(keys=(*keys, "skipped"), message=message, hint="remove one")
+
+
 def _test(keys: Keys, test: dict[str, Any], data: dict[str, Any]) -> Iterator[Finding]:
     watches, rules = mapping(data.get("watch")), mapping(data.get("rules"))
     yield from _unknown((*keys, "on"), "watch", test.get("on"), watches)
+    yield from _rows(keys, test)
     watch = watches.get(test["on"]) if isinstance(test.get("on"), str) else None
     if isinstance(watch, dict):
         lookups = mapping(watch.get("lookup"))

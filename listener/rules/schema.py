@@ -495,19 +495,6 @@ class RuleTest(_Words):
         ),
     )
 
-    @model_validator(mode="after")
-    def _has_its_rows(self) -> "RuleTest":
-        if self.old is None and self.new is None:
-            raise refuse("a test needs a row", "write `new:` for the row after the change, `old:` for the row before")
-        wanted = {Event.INSERT: (False, True), Event.UPDATE: (True, True), Event.DELETE: (True, False)}[self.op]
-        if (self.old is not None, self.new is not None) != wanted:
-            raise refuse(
-                f"the rows do not fit op: {self.op}", "insert has new, update old and new, delete old", child="op"
-            )
-        if self.skipped is not None and self.expect:
-            raise refuse("`skipped` says why there is no message, but one is expected", "remove one", child="skipped")
-        return self
-
 
 class Rules(_Words):
     """A whole `rules.yaml`."""
