@@ -12,7 +12,6 @@ from typing import Any
 from listener.caresoft import Access
 from listener.database import Connection
 from listener.errors import ListenerError, UsageError
-from listener.model import Lease
 from listener.queries import load
 from listener.rules import Account
 from listener.settings import secret, secret_file
@@ -99,12 +98,12 @@ class Standing:
     probe: int | None
     paused_at: datetime | None
 
-    def is_news(self, lease: Lease) -> bool:
-        """Whether an answer to the request under `lease` says anything new: not if the request began before the last
+    def is_news(self, lease: int, began: datetime) -> bool:
+        """Whether an answer to a request under `lease` says anything new: not if the request began before the last
         stop, and while there is one only if it is the probe."""
         if self.streak > 0:
-            return self.probe == lease.lease
-        return self.paused_at is None or lease.leased_at >= self.paused_at
+            return self.probe == lease
+        return self.paused_at is None or began >= self.paused_at
 
 
 async def standing(conn: Connection, account: str) -> Standing:

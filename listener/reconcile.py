@@ -86,15 +86,16 @@ class Reconciler:
             access = accounts.access(name, account)
         except ListenerError:
             return
-        row, asked_at = await self._take(name, account)
-        if row is None:
+        slot = await self._take(name, account)
+        if slot is None:
             return
+        row, began, asked_at = slot
         found = await self._gateway.comments(
             access, row["ticket_sent"], in_time=lambda: self._punctuality.in_time(monotonic() - asked_at)
         )
         async with self._link.use() as conn:
             if not isinstance(found, tuple):
-                await _refused(conn, name, row["lease"], found, accounts.token_print(access.token))
+                await _refused(conn, name, row["lease"], began, found, accounts.token_print(access.token))
                 return
             window = row["since"] - ZONES, row["until"] + ZONES
             args = {"id": row["id"], "ticket": row["ticket_sent"], "since": window[0], "until": window[1]}
@@ -115,27 +116,34 @@ class Reconciler:
                 )
             )
 
-    async def _take(self, name: str, account: Account) -> tuple[dict[str, Any] | None, float]:
-        """A message to look for and when its slot was asked for; None when there is no slot, or nothing any more."""
+    async def _take(self, name: str, account: Account) -> tuple[dict[str, Any], datetime, float] | None:
+        """A message to look for, its slot on the database's clock, and when the slot was asked for on ours; None when
+        there is no slot, or nothing any more."""
         rate = account.rate.per_second
         args = {"account": name, "interval": SPACING / rate if rate else 0.0, "pauses": list(PAUSES)}
         end = monotonic() + _SLOT_PATIENCE
         while True:
             asked_at = monotonic()
             async with self._link.use() as conn, conn.transaction():
-                if await (await conn.execute(SQL["slot"], args)).fetchone():
-                    return await (await conn.execute(SQL["take"], args)).fetchone(), asked_at
+                if slot := await (await conn.execute(SQL["slot"], args)).fetchone():
+                    row = await (await conn.execute(SQL["take"], args)).fetchone()
+                    return None if row is None else (row, slot["at"], asked_at)
             if monotonic() > end:
-                return None, asked_at
+                return None
             await asyncio.sleep(0.02)
 
 
-async def _refused(conn: Connection, name: str, lease: int, outcome: Outcome, token_print: str) -> None:
+async def _refused(
+    conn: Connection, name: str, lease: int, began: datetime, outcome: Outcome, token_print: str
+) -> None:
     """A refusal that is about the account stops it as it would for an SMS; any other says nothing."""
     if not isinstance(outcome, RateLimited | LockedOut | Unauthorized | Unreachable):
         return
     async with conn.transaction():
         standing = await accounts.standing(conn, name)
+        if not standing.is_news(lease, began) and not isinstance(outcome, LockedOut):
+            # What stopped the account since may be a lock-out, which a lesser refusal must not shorten.
+            return
         if why := pause_for(outcome, standing.streak, standing.unsure, random.random):
             await accounts.pause(conn, name, why, lease, token_print)
 

@@ -202,7 +202,8 @@ async def _settle_account(
                 pass
             case outcome:
                 standing = await accounts.standing(conn, account)
-                if not standing.is_news(result.lease) and not isinstance(outcome, LockedOut):
+                news = standing.is_news(result.lease.lease, result.lease.leased_at)
+                if not news and not isinstance(outcome, LockedOut):
                     continue
                 if isinstance(outcome, Unknown):
                     if standing.streak == 0 and place < max(good, default=0):

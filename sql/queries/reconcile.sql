@@ -15,7 +15,7 @@ UPDATE listener.account
    AND (next_slot <= clock_timestamp() OR next_slot > clock_timestamp() + make_interval(secs => 1 + %(interval)s::float8))
    AND (paused_until IS NULL OR paused_until <= clock_timestamp())
    AND (stopped_until IS NULL OR stopped_until <= clock_timestamp())
-RETURNING name;
+RETURNING clock_timestamp() AS at;
 
 -- name: take
 -- The next to look for, put off until it is to be looked for again: after growing pauses, then never by itself.

@@ -1,5 +1,6 @@
 """Unclear messages are looked for on their ticket: found is accepted, not found proves nothing."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +9,7 @@ import pytest
 from listener.caresoft import Comment, read_comments
 from listener.model import LockedOut, Misconfigured, RateLimited, Unauthorized, Unknown
 from listener.reconcile import ZONES, is_written
-from listener.simulator.gateway import Answer, Break, Endpoint, Fault, Moment
+from listener.simulator.gateway import Answer, Break, Endpoint, Fault, Moment, Request
 from tests.support.world import PHONE, World, open_world, rules_text
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -90,6 +91,29 @@ async def test_looking_keeps_the_pace_and_a_refusal_stops_the_account(erp_databa
             await world.until("SELECT state = 'accepted' FROM listener.messages WHERE text = 'lost'")
         assert world.gateway.state.counters().max_requests_per_second <= 6
         assert set((await world.states()).values()) == {"accepted"}
+
+
+async def test_a_refusal_that_is_older_than_a_lock_out_does_not_shorten_it(erp_database: str) -> None:
+    answering = asyncio.Event()
+
+    async def hold_looks(request: Request) -> None:
+        if request.method == "GET":
+            await answering.wait()
+
+    async with open_world(erp_database, on_request=hold_looks) as world:
+        world.gateway.add_fault(Fault(action=Answer(status=429), endpoint=Endpoint.TICKET))
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), content="lost"))
+        world.gateway.add_fault(Fault(action=Answer(status=404, message="too many times"), content="locked out"))
+        await world.note("a", "lost", ticket=ticket(world))
+        async with world.service():
+            await world.until("SELECT looks = 1 FROM listener.message")
+            await world.note("b", "locked out")
+            await world.until("SELECT pause_kind = 'lockout' FROM listener.account")
+            answering.set()
+        row = await world.one(
+            "SELECT pause_kind, extract(epoch FROM paused_until - now())::float8 AS s FROM listener.account"
+        )
+        assert (row["pause_kind"], row["s"] > 900) == ("lockout", True)
 
 
 def comments(*texts: str, at: datetime | None = NOW) -> list[Comment]:

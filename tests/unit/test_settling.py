@@ -135,7 +135,8 @@ def test_only_what_began_after_the_last_stop_is_news(
     streak: int, probe: int | None, paused_s: int | None, news: bool
 ) -> None:
     paused_at = None if paused_s is None else LEASE.leased_at + timedelta(seconds=paused_s)
-    assert Standing(streak=streak, unsure=0, probe=probe, paused_at=paused_at).is_news(LEASE) is news
+    standing = Standing(streak=streak, unsure=0, probe=probe, paused_at=paused_at)
+    assert standing.is_news(LEASE.lease, LEASE.leased_at) is news
 
 
 def test_two_results_of_one_thread_are_settled_one_after_the_other() -> None:
