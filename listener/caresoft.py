@@ -224,8 +224,10 @@ def read_answer(
             return Rejected(reason=reason, status=status)
         case 401 | 403:
             return Unauthorized(status=status)
-        case 404 if _LOCK_OUT.search(message):
-            minutes = _MINUTES.search(message)
+        # Knocking on makes a lock-out longer, so it is recognised also in what is no JSON (the documentation itself has
+        # samples with keys unquoted).
+        case 404 if _LOCK_OUT.search(said := message or body.decode(errors="replace")):
+            minutes = _MINUTES.search(said)
             return LockedOut(minutes=int(minutes[1]) if minutes else _LOCK_OUT_MINUTES)
         case 404 if ticket is not None and _ABOUT_TICKET.search(message):
             # One order's ticket that is gone must not stop the whole account as a wrong address would.

@@ -71,3 +71,16 @@ def test_the_gateways_words_hold_no_secret() -> None:
 def test_the_minutes_of_a_lock_out(message: str, minutes: int) -> None:
     body = json.dumps({"code": "errors", "message": f"Domain incorrect too many times , {message}"}).encode()
     assert read_answer(404, None, body, None) == LockedOut(minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{code:"errors",message:"Domain incorrect too many times , retry after 20 minutes "}',
+        b"<html>Too  many\ntimes: retry after 20 minutes</html>",
+        b'"too many times, retry after 20 minutes"',
+        b"\xff too many times, retry after 20 minutes",
+    ],
+)
+def test_a_lock_out_is_recognised_without_valid_json_around_it(body: bytes) -> None:
+    assert read_answer(404, None, body, 7) == LockedOut(minutes=20)
