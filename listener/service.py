@@ -159,6 +159,8 @@ class Service:
             while await matcher.look():
                 pass
             await delivery.until_nothing_is_due()
+            # The tickets that came of it are due in the ERP.
+            await upkeep.round()
         except LOST:
             # The daemon would wait for it to come back; this is told, and whoever asked may ask again.
             raise OutOfReachError("the connection to the database was lost") from None

@@ -133,6 +133,13 @@ async def test_followers_do_not_wait_when_they_have_a_ticket(erp_database: str) 
 SAVE = '{save: "UPDATE public.notes SET saved_ticket = %(ticket_id)s WHERE id = %(id)s"}'
 
 
+async def test_a_run_once_writes_the_ticket_back_before_it_ends(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text(ticket=SAVE)) as world:
+        await world.note("order", "text")
+        await world.once()
+        assert (await world.one("SELECT saved_ticket FROM public.notes"))["saved_ticket"] == FIRST
+
+
 async def test_the_ticket_is_written_back_without_triggering_rules(erp_database: str) -> None:
     rules = rules_text(ticket=SAVE).replace("events: [insert]", "events: [insert, update], columns: [saved_ticket]")
     async with open_world(erp_database, rules=rules) as world:
