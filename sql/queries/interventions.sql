@@ -196,12 +196,16 @@ SELECT t.id FROM listener.thread t
 UPDATE listener.message SET state = 'waiting', reason = NULL WHERE held_by = ANY(%(pauses)s::bigint[]) RETURNING thread_id, state;
 
 -- name: muted
-SELECT count(*) AS n FROM listener.muted WHERE %(watch)s::text IS NULL OR watch = %(watch)s;
+-- What can be released: not what `ticket.save` wrote, which is to trigger no rule.
+SELECT count(*) AS n FROM listener.muted
+ WHERE reason <> 'ticket.save' AND (%(watch)s::text IS NULL OR watch = %(watch)s);
 
 -- name: release_muted
 -- Muted changes join the normal flow, in their order and with the time at which they were made.
 WITH gone AS (
-    DELETE FROM listener.muted WHERE %(watch)s::text IS NULL OR watch = %(watch)s RETURNING *
+    DELETE FROM listener.muted
+     WHERE reason <> 'ticket.save' AND (%(watch)s::text IS NULL OR watch = %(watch)s)
+    RETURNING *
 )
 INSERT INTO listener.outbox (watch, op, key, old, new, at)
 SELECT watch, op, key, old, new, at FROM gone ORDER BY gone.id;

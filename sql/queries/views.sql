@@ -29,7 +29,7 @@ SELECT n, leased_at, replica, ticket_sent, outcome, http_status, detail, ticket_
 SELECT * FROM listener.messages WHERE id = %(id)s;
 
 -- name: muted
-SELECT count(*) AS n FROM listener.muted;
+SELECT count(*) AS n FROM listener.muted WHERE reason <> 'ticket.save';
 
 -- name: outbox
 SELECT count(*) AS n, extract(epoch FROM clock_timestamp() - min(at))::float8 AS oldest_s FROM listener.outbox;

@@ -1,6 +1,7 @@
 """retry, cancel, release: what they change, what they leave alone, and how a race with a running delivery ends."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -263,8 +264,13 @@ async def test_muted_changes_are_released_by_a_person_in_their_order(database: s
         async with world.db.transaction():
             await world.db.execute("SET LOCAL listener.mute = 'import'")
             await world.notes([("a", "first"), ("a", "second")])
+        async with world.db.transaction():
+            # As listener's own write into the ERP, which is to trigger no rule.
+            await world.db.execute("SET LOCAL listener.mute = 'ticket.save'")
+            await world.note("a", "a ticket was written back")
         await world.once()
         assert world.arrived() == []
+        assert json.loads((await say(world, "status", "-o", "json")).out)["muted"] == 2
         asked = await say(world, "release", "--muted")
         assert (asked.code, await world.rows("SELECT FROM listener.outbox")) == (2, [])
         assert (await say(world, "release", "--muted", "--watch", "other", "--yes")).out == "release: 0 muted changes\n"
