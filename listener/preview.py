@@ -13,6 +13,7 @@ from listener.errors import ListenerError, UsageError
 from listener.lookups import Lookups
 from listener.model import Change, Op, State, key_text
 from listener.queries import load
+from listener.rules import Event, Watch
 from listener.rules.judging import Planned, Verdict
 from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
@@ -69,6 +70,7 @@ async def preview(
     rules: RuleSet, rule: str, rows: Rows, *, key: str | None, conn: Connection | None, settings: Settings
 ) -> dict[str, Any]:
     """The verdict of `rule` in the shape of `preview -o json`; `conn` is needed for lookups and remembered tickets."""
+    rows = _as_watched(rows, rules.rules.watch[rules.rules.rules[rule].on])
     change = _change(rules, rule, rows, key)
     now = change.at
     watch = rules.rules.watch[change.watch]
@@ -84,6 +86,15 @@ async def preview(
                 await lookups.close()
     verdict = next(v for v in rules.only(rule).verdicts(change, found, now, old_known=rows.old_known))
     return await _shape(verdict, conn)
+
+
+def _as_watched(rows: Rows, watch: Watch) -> Rows:
+    """A row alone as it comes in the changes that the watch captures: only with updates there was a row before."""
+    if rows.old_known or (watch.table is not None and Event.UPDATE in watch.events):
+        return rows
+    if watch.table is None or Event.INSERT in watch.events:
+        return Rows(old=None, new=rows.new)
+    return Rows(old=rows.new, new=None)
 
 
 def _change(rules: RuleSet, rule: str, rows: Rows, key: str | None) -> Change:

@@ -29,6 +29,8 @@ watch:
     lookup:
       customer: SELECT full_name, phone FROM public.customers WHERE id = %(customer_id)s
   lines: {table: public.lines, columns: [qty], key: [order_no, line], events: [update, delete]}
+  made: {table: public.notes, key: id, events: [insert, delete]}
+  removed: {table: public.notes, key: id, events: [delete]}
   due: {every: "08:00", select: SELECT 1 AS id, key: id}
 rules:
   stripped: {on: notes, to: new.phone, text: "{{ new.body }}"}
@@ -40,6 +42,8 @@ rules:
   tested: {on: notes, to: new.phone, text: "{{ new.body }}", mode: allowlist, allowlist: [0912345678]}
   moved: {on: notes, change: {body: {from: a, to: b}}, to: new.phone, text: "from {{ old.body }} to {{ new.body }}"}
   gone: {on: notes, when: op == 'delete', to: old.phone, text: "{{ old.body }} bi xoa"}
+  told: {on: made, change: {body: {to: x}}, to: new.phone, text: "{{ op }} {{ 'of nothing' if not old }}"}
+  missed: {on: removed, to: old.phone, text: "{{ op }} {{ old.body }} {{ 'left nothing' if not new }}"}
   off: {on: notes, to: new.phone, text: "{{ new.body }}", enabled: false}
   always: {on: notes, to: new.phone, text: "{{ new.body }}", quiet_hours: {from: QUIET_FROM, to: QUIET_TO}}
   order:
@@ -47,7 +51,7 @@ rules:
     to: customer.phone
     text: "{{ customer.full_name }}: {{ new.order_no }} {{ new.total | vnd }}"
   line: {on: lines, to: new.phone, text: "{{ key }} {{ new.qty }}"}
-  reminder: {on: due, to: new.phone, text: "{{ key }}"}
+  reminder: {on: due, to: new.phone, text: "{{ op }} {{ key }}"}
 """
 
 
@@ -181,6 +185,19 @@ def test_verdicts_and_their_reasons(
 ) -> None:
     said = preview(rules, rule, row)
     assert (said["verdict"], said["reason"]) == (verdict, reason)
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("told", "insert of nothing"),
+        ("missed", "delete x left nothing"),
+        ("reminder", "insert A/1"),
+        ("stripped", "x"),
+    ],
+)
+def test_a_row_alone_is_the_change_that_the_watch_captures(rules: Path, rule: str, text: str) -> None:
+    assert [m["text"] for m in preview(rules, rule, note())["messages"]] == [text]
 
 
 def test_several_recipients_and_the_ticket(rules: Path) -> None:
