@@ -113,7 +113,7 @@ class Delivery:
         self._unsettled = 0
         # since when outcomes are being written down, if they are
         self._writing_since: float | None = None
-        # threads that a pause kept from being sent, as last seen by `until_nothing_is_due`
+        # threads that could not be sent, as last seen by `until_nothing_is_due`
         self.stopped = 0
 
     def use(self, tasks: TaskTree, rules_accounts: Mapping[str, Account], stopping: asyncio.Event) -> None:
@@ -182,10 +182,12 @@ class Delivery:
         return not self._unsettled and not any(sender.asked for sender in self._senders.values())
 
     async def until_nothing_is_due(self) -> None:
-        """Returns when all that may be sent now has been sent and written down; what a pause stops stays waiting."""
+        """Returns when all that may be sent now has been sent and written down; what is paused, or goes by an account
+        that the rules do not have, stays waiting."""
         while True:
             async with self._settling.use() as conn:
-                due = await messages.due(conn)
+                ours = [name for name, sender in self._senders.items() if sender.account is not None]
+                due = await messages.due(conn, ours)
             if self.idle and not due.sendable:
                 self.stopped = due.stopped
                 return

@@ -149,14 +149,14 @@ async def armed_by(cursor: AsyncCursor[DictRow]) -> Armed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """How many threads have something due now: in accounts that may send, and in accounts that are paused."""
+    """How many threads have something due now: that can be sent, and in accounts that are paused or not ours to use."""
 
     sendable: int
     stopped: int
 
 
-async def due(conn: Connection) -> Due:
-    row = await (await conn.execute(SQL["due"], {})).fetchone()
+async def due(conn: Connection, accounts: Collection[str]) -> Due:
+    row = await (await conn.execute(SQL["due"], {"accounts": list(accounts)})).fetchone()
     return Due(sendable=row["sendable"], stopped=row["stopped"]) if row else Due(sendable=0, stopped=0)
 
 

@@ -32,7 +32,8 @@ async def run(once: bool, mode: str | None, rules_path: Path | None) -> None:
     stop_on_signals(daemon.stopping, daemon.reload, seconds_to_stop(settings))
     stopped = await daemon.run(once=once)
     if once and stopped:
-        raise fail(f"{stopped} threads have messages that a pause keeps from being sent; see `listener status`", 1)
+        why = "are due and cannot be sent: their account is paused, or not in the rules; see `listener status`"
+        raise fail(f"messages of {stopped} threads {why}", 1)
 
 
 @click.command()

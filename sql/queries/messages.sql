@@ -215,9 +215,12 @@ SELECT greatest(0, extract(epoch FROM greatest(
  WHERE a.name = %(account)s;
 
 -- name: due
-SELECT count(*) FILTER (WHERE (greatest(a.paused_until, a.stopped_until) > clock_timestamp()) IS NOT TRUE) AS sendable,
-       count(*) FILTER (WHERE greatest(a.paused_until, a.stopped_until) > clock_timestamp()) AS stopped
-  FROM listener.thread t JOIN listener.account a ON a.name = t.account
+-- Threads with something due: those that can be sent by way of these accounts now, and those that cannot.
+SELECT count(*) FILTER (WHERE s.sendable) AS sendable, count(*) FILTER (WHERE NOT s.sendable) AS stopped
+  FROM listener.thread t
+  JOIN listener.account a ON a.name = t.account
+ CROSS JOIN LATERAL (SELECT a.name = ANY(%(accounts)s::text[])
+                            AND (greatest(a.paused_until, a.stopped_until) > clock_timestamp()) IS NOT TRUE AS sendable) AS s
  WHERE t.next_at <= statement_timestamp();
 
 -- name: leased
