@@ -113,8 +113,8 @@ class Delivery:
         self._unsettled = 0
         # since when outcomes are being written down, if they are
         self._writing_since: float | None = None
-        # threads that could not be sent, as last seen by `until_nothing_is_due`
-        self.stopped = 0
+        # as last seen by `until_nothing_is_due`
+        self.due = messages.Due()
 
     def use(self, tasks: TaskTree, rules_accounts: Mapping[str, Account], stopping: asyncio.Event) -> None:
         """Takes over the accounts of a new rule set: one loop each, as children of `tasks`."""
@@ -187,9 +187,8 @@ class Delivery:
         while True:
             async with self._settling.use() as conn:
                 ours = [name for name, sender in self._senders.items() if sender.account is not None]
-                due = await messages.due(conn, ours)
-            if self.idle and not due.sendable:
-                self.stopped = due.stopped
+                self.due = await messages.due(conn, ours)
+            if self.idle and not self.due.sendable:
                 return
             await asyncio.sleep(0.02)
 

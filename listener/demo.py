@@ -19,6 +19,7 @@ from typing import Any, LiteralString
 
 from listener import installation, queries
 from listener.database import Connection, connect
+from listener.messages import Due
 from listener.model import Change
 from listener.phones import mask_phone
 from listener.rules import parse
@@ -48,7 +49,7 @@ class Stage:
     observer: Observer
     say: Say
     _service: Service | None = None
-    _task: "asyncio.Task[int] | None" = None
+    _task: "asyncio.Task[Due] | None" = None
 
     async def start(self) -> None:
         """Starts the daemon and waits until it is there."""
@@ -68,7 +69,7 @@ class Stage:
             self._service = self._task = None
 
     @property
-    def daemon(self) -> "asyncio.Task[int]":
+    def daemon(self) -> "asyncio.Task[Due]":
         assert self._task is not None
         return self._task
 

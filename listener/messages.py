@@ -149,15 +149,17 @@ async def armed_by(cursor: AsyncCursor[DictRow]) -> Armed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """How many threads have something due now: that can be sent, and in accounts that are paused or not ours to use."""
+    """How many threads have something due now: that can be sent, and in accounts that are paused or not ours to use;
+    of these, how many because the gateway cannot be reached."""
 
-    sendable: int
-    stopped: int
+    sendable: int = 0
+    stopped: int = 0
+    unreachable: int = 0
 
 
 async def due(conn: Connection, accounts: Collection[str]) -> Due:
     row = await (await conn.execute(SQL["due"], {"accounts": list(accounts)})).fetchone()
-    return Due(sendable=row["sendable"], stopped=row["stopped"]) if row else Due(sendable=0, stopped=0)
+    return Due(**row) if row else Due()
 
 
 async def leased(conn: Connection, token: int) -> list[Lease]:

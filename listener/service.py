@@ -22,6 +22,7 @@ from listener.delivery import Delivery
 from listener.doorbell import Doorbell
 from listener.errors import ListenerError, OutOfReachError
 from listener.matching import Matcher
+from listener.messages import Due
 from listener.model import Change
 from listener.notify import keep_telling
 from listener.recheck import Recheck
@@ -63,8 +64,8 @@ class Service:
     # where it serves, `http://host:port`, once it does
     address: str | None = None
 
-    async def run(self, *, once: bool = False) -> int:
-        """Runs until `stopping`, or `once`: until nothing is due. Returns how many threads a pause keeps waiting.
+    async def run(self, *, once: bool = False) -> Due:
+        """Runs until `stopping`, or `once`: until nothing is due that can be sent. Returns what was left due.
 
         Raises `ListenerError` when the rules, the schema or a token is not as it must be to begin.
         """
@@ -137,7 +138,7 @@ class Service:
         log.info("stopped", replica=str(replica)[:8])
         if book.superseded is not None:
             raise ListenerError(book.superseded)
-        return delivery.stopped
+        return delivery.due
 
     async def _keep_telling(self, health: Health, book: Rulebook, matcher: Matcher, delivery: Delivery) -> None:
         def turned() -> dict[str, float]:

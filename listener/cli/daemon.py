@@ -30,10 +30,12 @@ async def run(once: bool, mode: str | None, rules_path: Path | None) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     daemon = Service(settings=settings)
     stop_on_signals(daemon.stopping, daemon.reload, seconds_to_stop(settings))
-    stopped = await daemon.run(once=once)
-    if once and stopped:
+    left = await daemon.run(once=once)
+    if left.unreachable:
+        raise fail(f"messages of {left.unreachable} threads are due, and CareSoft is out of reach", 4)
+    if left.stopped:
         why = "are due and cannot be sent: their account is paused, or not in the rules; see `listener status`"
-        raise fail(f"messages of {stopped} threads {why}", 1)
+        raise fail(f"messages of {left.stopped} threads {why}", 1)
 
 
 @click.command()

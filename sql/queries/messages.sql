@@ -216,7 +216,8 @@ SELECT greatest(0, extract(epoch FROM greatest(
 
 -- name: due
 -- Threads with something due: those that can be sent by way of these accounts now, and those that cannot.
-SELECT count(*) FILTER (WHERE s.sendable) AS sendable, count(*) FILTER (WHERE NOT s.sendable) AS stopped
+SELECT count(*) FILTER (WHERE s.sendable) AS sendable, count(*) FILTER (WHERE NOT s.sendable) AS stopped,
+       count(*) FILTER (WHERE NOT s.sendable AND a.pause_kind = 'unreachable') AS unreachable
   FROM listener.thread t
   JOIN listener.account a ON a.name = t.account
  CROSS JOIN LATERAL (SELECT a.name = ANY(%(accounts)s::text[])

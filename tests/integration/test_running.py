@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from listener.simulator.gateway import Delay, Fault
+from listener.simulator.gateway import Answer, Delay, Fault, Port
 from listener.web import health as health_module
 from tests.support import unit
 from tests.support.manager import open_manager
@@ -125,3 +125,27 @@ async def test_healthcheck_is_not_taken_in_by_somebody_else(erp_database: str) -
         said = await verb({**world.environment(), "LISTENER_HTTP": gateway}, "healthcheck")
         assert said.code == 1
         assert said.err == f"something else than listener answers at {gateway}\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"), [(None, 4, "CareSoft is out of reach"), (401, 1, "their account is paused")]
+)
+async def test_run_once_says_what_it_could_not_send(
+    erp_database: str, status: int | None, code: int, words: str
+) -> None:
+    async with open_world(erp_database) as world:
+        if status is None:
+            world.gateway.refuse(Port.PRIMARY)
+        else:
+            world.gateway.add_fault(Fault(action=Answer(status=status)))
+        await world.note("topic", "note")
+        environment = {**os.environ, **world.environment()}
+        once = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "listener", "run", "--once", env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(30):
+            _, said = await once.communicate()
+        assert once.returncode == code
+        assert "messages of 1 threads are due" in said.decode()
+        assert words in said.decode()
+        assert await world.states() == {"note": "waiting"}

@@ -167,8 +167,8 @@ class World:
             await task
 
     async def once(self, **settings: Any) -> int:
-        """`run --once` in this process; returns how many threads a pause kept from being sent."""
-        return await Service(settings=replace(self.settings, **settings)).run(once=True)
+        """`run --once` in this process; returns how many threads were due and could not be sent."""
+        return (await Service(settings=replace(self.settings, **settings)).run(once=True)).stopped
 
     async def replica(self, *, wait: bool = True, sabotage: str = "", **environment: str) -> Replica:
         """A `listener run` process, ready unless `wait` is False; killed at the end of the world.
