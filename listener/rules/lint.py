@@ -62,10 +62,22 @@ def warnings(document: Source, rules: Rules) -> list[Fault]:
 
 
 def _rates(document: Source, rules: Rules) -> Iterator[Fault]:
+    """CareSoft counts by domain; we keep to the rate of each account of the file."""
+    by_domain: dict[str, list[str]] = {}
     for name, account in rules.accounts.items():
-        if account.rate.count > _FASTEST * account.rate.seconds:
+        by_domain.setdefault(account.domain, []).append(name)
+    for domain, names in by_domain.items():
+        rates = [rules.accounts[name].rate for name in names]
+        total = sum((rate.count / rate.seconds for rate in rates), Decimal())
+        if total <= _FASTEST:
+            continue
+        if len(names) == 1:
             message = f"a rate above {_FASTEST}/s leaves nothing for other programs: CareSoft allows 15/s an account"
-            yield document.fault(("accounts", name, "rate"), message, "write rate: 12/s")
+            yield document.fault(("accounts", names[0], "rate"), message, "write rate: 12/s")
+        else:
+            whole = f"{', '.join(names)} are one account at CareSoft, {domain}, which allows 15/s"
+            message = f"{whole}; their rates together are {total.normalize():f}/s"
+            yield document.fault(("accounts", names[-1]), message, f"write rate: {12 / len(names):.2g}/s for each")
 
 
 def _superseding_nothing(document: Source, rules: Rules) -> Iterator[Fault]:

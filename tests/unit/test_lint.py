@@ -167,6 +167,19 @@ def test_a_rate_that_leaves_nothing_for_others(rate: str, told: int) -> None:
     assert len([line for line in lint({}, rate=rate) if "a rate above 14/s" in line]) == told
 
 
+@pytest.mark.parametrize(
+    ("rate", "domain", "warned"), [("7/s", "acme", False), ("12/s", "acme", True), ("12/s", "other", False)]
+)
+def test_accounts_of_one_domain_share_its_limit(rate: str, domain: str, warned: bool) -> None:
+    first = f"service_id: 12, rate: {rate}}}"
+    second = f'second: {{domain: {domain}, token: "${{TOKEN2}}", service_id: 13, rate: {rate}}}'
+    text = file({"account": "main"}, rate=rate).replace(first, f"{first}\n  {second}")
+    document = load(text, "rules.yaml")
+    told = [w for w in warnings(document, build(document)) if "no test expects" not in w.message]
+    expected = "main, second are one account at CareSoft, acme, which allows 15/s; their rates together are 24/s"
+    assert [(w.message, w.hint) for w in told] == ([(expected, "write rate: 6/s for each")] if warned else [])
+
+
 OVERLAP = "the rules r1 and r2 can both answer one change"
 
 
