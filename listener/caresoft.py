@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -118,11 +119,12 @@ class _Trace:
 
 
 class CareSoft:
-    """The gateway at `url`. `timeout` is in seconds from the start of a request to the end of its answer; `private`
-    lets its name lead to an address of a private network."""
+    """The gateway at `url`, else at `spare`. `timeout` is in seconds from the start of a request to the end of its
+    answer; `private` lets its name lead to an address of a private network."""
 
-    def __init__(self, url: str, timeout: float, *, private: bool = False) -> None:
+    def __init__(self, url: str, timeout: float, *, spare: str | None = None, private: bool = False) -> None:
         self._url = url.rstrip("/")
+        self._spare = spare
         local = urlsplit(self._url).hostname in LOOPBACK
         self._fit = lambda at: private or (at.is_loopback if local else is_public(at))
         self._timeout = timeout
@@ -135,7 +137,6 @@ class CareSoft:
             connector=aiohttp.TCPConnector(
                 force_close=True, limit=0, ssl=ssl.create_default_context(), resolver=_Resolver(self._fit)
             ),
-            timeout=aiohttp.ClientTimeout(total=self._timeout, connect=min(10.0, self._timeout)),
             trace_configs=[trace],
             trust_env=False,
             auto_decompress=False,
@@ -160,16 +161,25 @@ class CareSoft:
         def read(status: int, retry_after: str | None, answer: bytes) -> Outcome:
             return read_answer(status, retry_after, answer, ticket, (access.token, text))
 
-        return await self._request("POST", access, "sms", body, in_time, read)
+        began = monotonic()
+        outcome = await self._request(self._url, "POST", access, "sms", body, in_time, read)
+        left = self._timeout - (monotonic() - began)
+        if not isinstance(outcome, Unreachable) or self._spare is None or left <= 0:
+            return outcome
+        # Not a byte was written, so this is still the one request of its permit.
+        instead = await self._request(self._spare, "POST", access, "sms", body, in_time, read, seconds=left)
+        return outcome if isinstance(instead, Unreachable | NotSent) else instead
 
     async def comments(
         self, access: Access, ticket: int, *, in_time: Callable[[], bool]
     ) -> "tuple[Comment, ...] | Outcome":
         """The comments of a ticket; an `Outcome` when they cannot be had, told apart as for an SMS."""
-        return await self._request("GET", access, f"tickets/{ticket}", None, in_time, read_comments, TICKET_LIMIT)
+        path = f"tickets/{ticket}"
+        return await self._request(self._url, "GET", access, path, None, in_time, read_comments, TICKET_LIMIT)
 
     async def _request(
         self,
+        url: str,
         method: str,
         access: Access,
         path: str,
@@ -177,16 +187,18 @@ class CareSoft:
         in_time: Callable[[], bool],
         read: Callable[[int, str | None, bytes], T],
         limit: int = ANSWER_LIMIT,
+        seconds: float | None = None,
     ) -> T | Outcome:
         assert self._session is not None
         trace = _Trace(in_time)
         try:
             async with self._session.request(
                 method,
-                yarl.URL(f"{self._url}/{quote(access.domain, safe='')}/api/v1/{path}", encoded=True),
+                yarl.URL(f"{url}/{quote(access.domain, safe='')}/api/v1/{path}", encoded=True),
                 data=body,
                 headers={"Authorization": f"Bearer {access.token}", "Content-Type": "application/json"},
                 allow_redirects=False,
+                timeout=_time_for(self._timeout if seconds is None else seconds),
                 trace_request_ctx=trace,
             ) as response:
                 content = await _read_bounded(response, limit)
@@ -271,6 +283,10 @@ def gateway_words(message: object, secrets: Sequence[str] = ()) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
     return mask_numbers(_CONTROL.sub(" ", text)).strip()[:200]
+
+
+def _time_for(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, connect=min(10.0, seconds))
 
 
 async def _before_first_byte(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:

@@ -81,7 +81,10 @@ class Service:
             book = await open_rulebook(self.settings, background)
             log.info("started", replica=str(replica)[:8], rules=book.current.version, mode=self.settings.mode.value)
             client = CareSoft(
-                self.settings.caresoft_url, self.settings.http_timeout, private=self.settings.private_gateway
+                self.settings.caresoft_url,
+                self.settings.http_timeout,
+                spare=self.settings.caresoft_spare,
+                private=self.settings.private_gateway,
             )
             gateway = await stack.enter_async_context(client)
             recheck = Recheck(self.settings, book)

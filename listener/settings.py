@@ -36,6 +36,9 @@ class Retention:
     sooner: Mapping[State, timedelta] = field(default_factory=dict)
 
 
+_SPARES = {"https://api.caresoft.vn": "https://api2.caresoft.vn"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a command needs to know of its surroundings. `database_url` "" means libpq's own variables."""
@@ -69,6 +72,11 @@ class Settings:
                     return value
         known: str | None = getattr(self, secret)
         return known
+
+    @property
+    def caresoft_spare(self) -> str | None:
+        """CareSoft's own spare host, for when its first one cannot be reached; another gateway has none."""
+        return _SPARES.get(self.caresoft_url.rstrip("/"))
 
 
 def secret_file(environ: Mapping[str, str], name: str) -> Path | None:

@@ -262,6 +262,39 @@ async def test_every_request_has_a_connection_of_its_own() -> None:
 # -- surely not sent
 
 
+async def send_with_spare(url: str, spare: str, in_time: Callable[[], bool] = lambda: True) -> Outcome:
+    async with CareSoft(url, 5.0, spare=spare) as gateway:
+        return await gateway.send_sms(ACCESS, phone=PHONE, text=TEXT, ticket=None, in_time=in_time)
+
+
+async def test_the_spare_host_is_asked_where_not_a_byte_could_be_written() -> None:
+    async with raw_server(silent) as server:
+        down = server.url
+    asked = []
+    async with raw_server(says(answer("200 OK", OK))) as spare:
+        outcome = await send_with_spare(down, spare.url, lambda: not asked.append(1))
+    assert outcome == Accepted(ticket=7)
+    assert (len(spare.requests), asked) == (1, [1])
+    assert await send_with_spare(down, down) == Unreachable(cause="no connection to the gateway")
+
+
+async def test_too_late_for_its_slot_the_first_host_is_what_could_not_be_reached() -> None:
+    async with raw_server(silent) as server:
+        down = server.url
+    async with raw_server(says(answer("200 OK", OK))) as spare:
+        outcome = await send_with_spare(down, spare.url, lambda: False)
+    assert outcome == Unreachable(cause="no connection to the gateway")
+    assert not any(spare.requests)
+
+
+@pytest.mark.parametrize("said", [b"", answer("500 Oops", b""), answer("404 Not Found", b""), answer("429 Slow", b"")])
+async def test_the_spare_host_is_not_asked_once_a_byte_may_have_been_written(said: bytes) -> None:
+    async with raw_server(says(said)) as server, raw_server(says(answer("200 OK", OK))) as spare:
+        outcome = await send_with_spare(server.url, spare.url)
+    assert not isinstance(outcome, Accepted)
+    assert (len(server.requests), spare.connections) == (1, 0)
+
+
 async def test_nobody_listens() -> None:
     async with raw_server(silent) as server:
         url = server.url

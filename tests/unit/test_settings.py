@@ -192,3 +192,5 @@ def test_addresses_of_the_internet(address: str) -> None:
 
 def test_the_default_gateway_is_caresofts_own() -> None:
     assert Settings().caresoft_url == read_settings({}).caresoft_url == "https://api.caresoft.vn"
+    assert Settings().caresoft_spare == "https://api2.caresoft.vn"
+    assert Settings(caresoft_url="https://proxy.example").caresoft_spare is None
