@@ -163,8 +163,10 @@ def _gate(access_now: Callable[[], Access]) -> Middleware:
         """Nobody without a session, no change from elsewhere, no deed by those who may only look."""
         access = access_now()
         request[SESSION] = session = access.session(request.cookies.get(SESSION_COOKIE, ""), time.time())
-        if request.method == "POST" and not same_origin(request.headers, request.host):
-            raise web.HTTPForbidden
+        if request.method == "POST":
+            if not same_origin(request.headers, request.host):
+                raise web.HTTPForbidden
+            await _read_form(request)
         if request.path in _OPEN or request.path.startswith("/static/"):
             return await handler(request)
         if not access.is_set:
@@ -180,6 +182,17 @@ def _gate(access_now: Callable[[], Access]) -> Middleware:
         return await handler(request)
 
     return gate
+
+
+async def _read_form(request: web.Request) -> None:
+    """Reads what was sent, for the handlers to have. Raises `HTTPBadRequest` when it is no form, or when it holds the
+    one character that PostgreSQL takes in no text."""
+    try:
+        form = await request.post()
+    except (ValueError, LookupError):
+        raise web.HTTPBadRequest from None
+    if any("\0" in value for value in form.values() if isinstance(value, str)):
+        raise web.HTTPBadRequest
 
 
 class _Logins:

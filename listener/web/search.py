@@ -112,6 +112,9 @@ def _local(text: str) -> datetime | None:
         at = datetime.fromisoformat(text)
     except ValueError:
         return None
+    # at the ends of the calendar it cannot be told in another zone
+    if not 1 < at.year < 9999:
+        return None
     return at if at.tzinfo is not None else at.replace(tzinfo=LOCAL)
 
 

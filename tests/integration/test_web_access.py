@@ -90,6 +90,28 @@ async def test_changes_need_a_form_of_ours_from_our_own_page(erp_database: str) 
         assert (await somebody.get("/")).status == 302
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"--x", "multipart/form-data"),
+        (b"--x\r\nContent-Type: text/plain\r\n\r\nv\r\n--x--\r\n", "multipart/form-data; boundary=x"),
+        (b"reason=%ff", "application/x-www-form-urlencoded; charset=nonsense"),
+        (b"\xff\xfe=1", "application/x-www-form-urlencoded"),
+        (b"reason=a%00b&token=a%00b", "application/x-www-form-urlencoded"),
+    ],
+)
+async def test_what_is_no_form_is_refused_and_no_fault(erp_database: str, body: bytes, kind: str) -> None:
+    async with (
+        open_world(erp_database) as world,
+        world.service(**tokens()) as service,
+        person(service.address) as somebody,
+    ):
+        headers = {"X-CSRF-Token": somebody.csrf, "Content-Type": kind}
+        for path in ("/login", "/language", "/interventions/pause", "/messages/1/retry", "/rules/note/try"):
+            async with somebody.http.post(f"{somebody.address}{path}", data=body, headers=headers) as answer:
+                assert answer.status == 400, path
+
+
 async def test_wrong_logins_are_slowed(erp_database: str) -> None:
     async with (
         open_world(erp_database) as world,

@@ -60,6 +60,9 @@ async def test_one_box_finds_by_phone_key_ticket_rule_and_number(erp_database: s
             assert len(texts(await somebody.get("/messages?state=rejected&state=accepted&range=24h"))) == 3
             assert texts(await somebody.get("/messages?range=own&from=2020-01-01T00:00&to=2020-01-02T00:00")) == []
             assert len(texts(await somebody.get("/messages?range=own&from=junk&before=junk&state=junk&as=junk"))) == 3
+            # the ends of the calendar, which another zone has not
+            for at in ("0001-01-01T00:00%2B14:00", "9999-12-31T23:59-12:00"):
+                assert len(texts(await somebody.get(f"/messages?range=own&from={at}&to={at}"))) == 3
 
 
 async def test_pages_follow_each_other_without_gap_or_repeat_and_keep_the_filter(erp_database: str) -> None:
