@@ -109,7 +109,12 @@ async def known(conn: Connection, target: Target, rules: Mapping[str, object] | 
 
 
 async def pause(conn: Connection, target: Target, *, reason: str, until: datetime | None, by: str) -> int:
-    """Stops `target`, or changes why and until when it is stopped; returns how many messages are held by it."""
+    """Stops `target`, or changes why and until when it is stopped; returns how many messages are held by it.
+
+    Raises `ListenerError` for an end in the calendar's last year, part of which PostgreSQL has and Python has not.
+    """
+    if until is not None and endless(until):
+        raise ListenerError("that end is too far away; a pause without an end lasts until somebody resumes")
     args: dict[str, Any] = {"target": target.scope, "value": target.value, "reason": mask_numbers(reason)}
     async with conn.transaction():
         await conn.execute(SQL["my_turn"], {})

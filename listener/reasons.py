@@ -126,6 +126,8 @@ _KNOWN = tuple(
         ("to be sent again by {who}", "{who} cho gửi lại"),
         ("judged anew: {x!}", "xét lại: {x!}"),
         ("the pause's time was over", "đã hết thời gian tạm dừng"),
+        ("that end is too far away; a pause without an end lasts until somebody resumes",
+         "thời điểm kết thúc quá xa; không ghi thì tạm dừng đến khi có người cho chạy lại"),
         ("the rule is paused: {x}", "quy tắc đang tạm dừng: {x}"),
         ("the phone is paused: {x}", "số này đang tạm dừng: {x}"),
         # what stops everything, or a rule, by itself

@@ -43,7 +43,7 @@ class Interventions:
         session, form = await _deed(request)
         t = words(language(request))
         try:
-            target = _target(form)
+            target = _target(form, t)
             reason = form.get("reason", "").strip()[:300]
             if not reason:
                 raise ListenerError(t["reason_missing"])
@@ -60,7 +60,7 @@ class Interventions:
         """Ends the pause that the form names."""
         session, form = await _deed(request)
         try:
-            target = _target(form)
+            target = _target(form, words(language(request)))
         except ListenerError as error:
             return await self._show(request, fault=str(error))
         async with self._store.acting() as conn:
@@ -144,21 +144,21 @@ def _back(query: str) -> web.Response:
     return web.Response(status=303, headers={"Location": f"/interventions?{query}"})
 
 
-def _target(form: Mapping[str, str]) -> Target:
+def _target(form: Mapping[str, str], t: Mapping[str, str]) -> Target:
     """What a form names: `target` is `all`, `account:NAME`, `rule:NAME`, or `phone` beside `phone`.
 
     Raises `ListenerError`.
     """
     scope, _, value = form.get("target", "").partition(":")
     if scope not in set(Scope):
-        raise ListenerError("target?")
+        raise ListenerError(t["target_missing"])
     if scope == Scope.PHONE:
         found = phones.normalise(form.get("phone", ""), migrate_old=True)
         if isinstance(found, phones.BadPhone):
             raise ListenerError(phones.reason_text(found))
         value = found.number
     elif (scope == Scope.ALL) != (value == ""):
-        raise ListenerError("target?")
+        raise ListenerError(t["target_missing"])
     return Target(scope=Scope(scope), value=value)
 
 

@@ -382,6 +382,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "replay_unfit": ("Bị từ chối", "Rejected"),
     # interventions
     "reason_missing": ("Hãy ghi lý do.", "Say why, in a word or two."),
+    "target_missing": ("Hãy chọn đối tượng cần tạm dừng.", "Choose what it is about."),
     "until_bad": ("Không đọc được thời điểm kết thúc.", "That end cannot be read."),
     "until_over": ("Thời điểm kết thúc đã qua.", "That end is over already."),
     "pause_new": ("Tạm dừng gửi", "Pause sending"),

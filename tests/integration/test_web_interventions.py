@@ -40,8 +40,9 @@ async def test_what_cannot_be_paused_is_said_and_the_form_keeps_its_words(erp_da
             ({"target": "all", "reason": " "}, "Hãy ghi lý do"),
             ({"target": "all", "reason": "x", "until": "2020-01-01T00:00"}, "đã qua"),
             ({"target": "all", "reason": "x", "until": "junk"}, "Không đọc được"),
-            ({"target": "junk", "reason": "x"}, "target?"),
-            ({"target": "rule:", "reason": "x"}, "target?"),
+            ({"target": "all", "reason": "x", "until": "9999-12-31T23:59-12:00"}, "quá xa"),
+            ({"target": "junk", "reason": "x"}, "Hãy chọn"),
+            ({"target": "rule:", "reason": "x"}, "Hãy chọn"),
         ):
             answer = await somebody.post("/interventions/pause", form)
             assert answer.status == 400, form
