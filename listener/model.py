@@ -41,6 +41,9 @@ class Mode(StrEnum):
     REDIRECT = "redirect"
     SHADOW = "shadow"
 
+    def or_more_careful(self, other: "Mode") -> "Mode":
+        return max(self, other, key=list(Mode).index)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:

@@ -24,7 +24,6 @@ MAX_CHARACTERS = 1000
 # a thread's name is an index key; longer ones keep their start and a digest
 _MAX_THREAD = 200
 _PRIORITIES = {Priority.URGENT: 0, Priority.NORMAL: 1, Priority.BULK: 2}
-_CAREFUL = [Mode.LIVE, Mode.ALLOWLIST, Mode.REDIRECT, Mode.SHADOW]
 
 Found = Mapping[str, Row | Missing]
 
@@ -198,7 +197,7 @@ class _Plan:
         self.change = change
         self.names = names
         self.now = now
-        self.mode = max(mode, self.rule.mode, key=_CAREFUL.index)
+        self.mode = self.rule.mode.or_more_careful(mode)
         self.thread = thread
 
     def messages(self) -> tuple[Planned, ...]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from aiohttp import web
 
-from listener import overview
+from listener import overview, pauses
 from listener.database import Connection, connect
 from listener.errors import ListenerError, RulesError
+from listener.pauses import Scope
 from listener.preview import Rows, preview, row_by_key, rows_of
 from listener.replay import replay
 from listener.rules import load, parse
@@ -62,6 +63,8 @@ class RulePages:
             now = await store.rows(conn, "unfinished_by_rule")
             fleet = await store.first(conn, "fleet_rules")
             changed = await self._changes(conn, rules)
+            paused = {p.target.value for p in await pauses.pauses(conn) if p.target.scope is Scope.RULE}
+            braked = {row["rule"] for row in await overview.brakes(conn)}
         counts: dict[str, dict[str, int]] = {}
         for row in (*ended, *now):
             counts.setdefault(row["rule"], {})[row["state"]] = row["n"]
@@ -72,7 +75,9 @@ class RulePages:
             counts=counts,
             changed=changed,
             fleet=fleet,
-            daemon_mode=self._settings.mode.value,
+            daemon_mode=self._settings.mode,
+            paused=paused,
+            braked=braked,
         )
 
     async def one(self, request: web.Request) -> web.Response:

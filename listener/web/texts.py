@@ -329,6 +329,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "rule_off": ("đang tắt", "off"),
     "rule_on": ("theo {watch}", "on {watch}"),
+    "rule_paused": ("đang tạm dừng", "paused"),
+    "rule_braked": ("bị phanh", "held by its brake"),
     "day_counts": ("24 giờ qua", "Last 24 h"),
     "rule_changed": ("Sửa lần cuối ở phiên bản {version}, {time}.", "Last changed in version {version}, {time}."),
     "play": ("Thử", "Playground"),

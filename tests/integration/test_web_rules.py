@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from listener.model import Mode
 from listener.web import rules_page
-from tests.support.browser import VIEW, Person, page_of
+from tests.support.browser import ADMIN, VIEW, Person, page_of, person
 from tests.support.world import NOTES, PATIENCE, open_world, rules_text
 
 
@@ -110,6 +111,19 @@ async def test_rules_show_counts_last_change_and_the_files_faults(erp_database: 
         page = html.unescape((await somebody.get("/rules")).text)
         assert "too" in page
         assert "Tệp quy tắc có lỗi" in page
+
+
+async def test_rules_say_what_keeps_them_from_sending(erp_database: str) -> None:
+    async with (
+        open_world(erp_database) as world,
+        world.service(admin_token=ADMIN, mode=Mode.SHADOW) as service,
+        person(service.address) as somebody,
+    ):
+        await somebody.post("/interventions/pause", {"target": "rule:note", "reason": "wait"})
+        await world.db.execute("INSERT INTO listener.brake (rule, reason) VALUES ('note', 'more than 1/h')")
+        card = (await somebody.get("/rules")).text.split('id="r-1"')[1]
+        for said in ("đang tạm dừng", "bị phanh", "thử, không gửi"):
+            assert said in card
 
 
 async def test_those_who_may_only_look_try_no_row_and_replay_nothing(erp_database: str) -> None:
