@@ -272,6 +272,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "ticket": ("Phiếu", "Ticket"),
     "no_text": ("không có nội dung", "no text"),
     "hidden_text": ("nội dung chỉ hiện cho người vận hành", "only operators read texts"),
+    "hidden_texts": ("Nội dung tin chỉ hiện cho người vận hành.", "Only operators read the texts."),
     "reveal": ("Xem cả số", "Show the whole number"),
     "reveal_hint": ("Việc xem được ghi vào nhật ký.", "That you looked is written to the audit."),
     "nothing_found": ("Không có tin nào khớp.", "No message fits."),
