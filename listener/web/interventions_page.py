@@ -12,7 +12,7 @@ from listener.interventions import Verb, act, candidates, muted, release_muted
 from listener.pauses import Scope, Target
 from listener.settings import Settings
 from listener.web.access import SESSION, Session
-from listener.web.page import language, render
+from listener.web.page import language, moment, render, shown_target
 from listener.web.store import Store
 from listener.web.texts import words
 from listener.words import LOCAL
@@ -26,6 +26,8 @@ SPANS: Mapping[str, timedelta | None] = {
     "open": None,
 }
 _AUDIT_PAGE = 100
+# of a long list, so many are named
+_ITEMS = 20
 
 
 class Interventions:
@@ -63,8 +65,9 @@ class Interventions:
             target = _target(form, words(language(request)))
         except ListenerError as error:
             return await self._show(request, fault=str(error))
+        reason = form.get("reason", "").strip()[:300] or None
         async with self._store.acting() as conn:
-            released = await pauses.resume(conn, target, reason=form.get("reason") or None, by=session.who)
+            released = await pauses.resume(conn, target, reason=reason, by=session.who)
         return _back(f"resumed={released or 0}")
 
     async def release(self, request: web.Request) -> web.StreamResponse:
@@ -100,7 +103,7 @@ class Interventions:
         before = request.query.get("before", "")
         args = {"before": int(before) if before.isascii() and before.isdigit() and len(before) < 19 else 2**62}
         rows = await self._store.rows("audit", {**args, "limit": _AUDIT_PAGE + 1})
-        shown = [{**row, "what": _what(row["what"])} for row in rows[:_AUDIT_PAGE]]
+        shown = [{**row, "what": _what(row["what"], language(request))} for row in rows[:_AUDIT_PAGE]]
         older = rows[_AUDIT_PAGE - 1]["id"] if len(rows) > _AUDIT_PAGE else None
         return render(request, "audit.html", rows=shown, older=older, first=not before)
 
@@ -177,13 +180,29 @@ def _end(form: Mapping[str, str], now: datetime, t: Mapping[str, str]) -> dateti
     return now + span if span else None
 
 
-def _what(what: Mapping[str, Any]) -> str:
+def _what(what: Mapping[str, Any], lang: str) -> str:
     """What a deed was about, in a line."""
+    t = words(lang)
     said = []
     for name, value in what.items():
         if value is None:
             continue
-        shown = value if not isinstance(value, list) else ", ".join(str(item) for item in value[:20])
-        more = f" … (+{len(value) - 20})" if isinstance(value, list) and len(value) > 20 else ""
-        said.append(f"{name}: {shown}{more}")
+        items = value if isinstance(value, list) else [value]
+        shown = ", ".join(_item(name, item, lang) for item in items[:_ITEMS])
+        more = f" … (+{len(items) - _ITEMS})" if len(items) > _ITEMS else ""
+        # what a pause stops says itself what it is
+        label = "" if name in ("target", "targets") else t.get(f"w_{name}", name) + " "
+        said.append(f"{label}{shown}{more}")
     return "; ".join(said)
+
+
+def _item(name: str, item: object, lang: str) -> str:
+    match name:
+        case "target" | "targets":
+            return shown_target(str(item), lang)
+        case "state":
+            return words(lang).get(f"st_{item}", str(item))
+        case "since" | "until":
+            return moment(datetime.fromisoformat(str(item)))
+        case _:
+            return str(item)

@@ -74,7 +74,7 @@ async def test_each_fault_is_the_sentence_until_it_is_over(erp_database: str) ->
             await shows(somebody, f'name="capture_failures" value="{n}"')
             assert (await somebody.post("/interventions/seen", {"capture_failures": n})).status == 303
             assert await says(somebody, "Mọi thứ hoạt động tốt") == "good"
-        assert "capture_failures: 2" in (await somebody.get("/audit")).text
+        assert "lỗi ghi nhận 2" in html.unescape((await somebody.get("/audit")).text)
         assert (await somebody.post("/interventions/seen", {"capture_failures": "x"})).status == 400
 
 

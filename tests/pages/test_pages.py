@@ -181,10 +181,13 @@ async def test_pauses_and_resumes_by_keyboard_alone(erp_database: str) -> None:
         await tab_to(seen, "[name=reason]")
         await keys.type("by keyboard")
         await keys.press("Enter")
-        await page.wait_for_selector(".needs form button")
+        await page.wait_for_selector(".needs summary")
         assert len(await world.rows("SELECT * FROM listener.pause WHERE target = 'all'")) == 1
         await seen.photograph("paused")
-        await tab_to(seen, ".needs form button")
+        await tab_to(seen, ".needs summary")
+        await keys.press("Enter")
+        await tab_to(seen, "details[open] [name=reason]")
+        await keys.type("by keyboard again")
         await keys.press("Enter")
         await page.wait_for_selector(".note.good")
         assert await world.rows("SELECT * FROM listener.pause") == []
