@@ -8,7 +8,7 @@ from math import ceil, log10
 from markupsafe import Markup
 
 _WIDTH, _HEIGHT = 720, 190
-_LEFT, _BOTTOM, _TOP = 44, 22, 16
+_LEFT, _BOTTOM, _TOP = 60, 28, 16
 _TICKS = 3
 
 
@@ -79,4 +79,4 @@ def nice_top(highest: int) -> int:
 
 
 def _short(value: float) -> str:
-    return f"{ceil(value)}" if value < 10_000 else f"{value / 1000:g}k"
+    return f"{ceil(value)}" if value < 1000 else f"{value / 1000:g}k"

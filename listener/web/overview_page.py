@@ -109,6 +109,7 @@ async def _figures(conn: Connection, settings: Settings) -> dict[str, Any]:
         "hours": hours,
         "recent": Counter(hours[-1].values) + Counter(hours[-2].values),
         "recent_since": hours[-2].at,
+        "midnight": midnight,
         "today": today,
         "sent_today": sum(rule["accepted"] for rule in today.values()),
         "parts_today": sum(rule["parts"] for rule in today.values()),
