@@ -327,7 +327,7 @@ async def test_a_mass_mistake_and_what_a_person_paused(erp_database: str) -> Non
     rules = rules_text(defaults="brake: 3/h")
     async with open_world(erp_database, rules=rules) as world, lights(world) as seen:
         await world.notes([(f"t{n}", f"{NAME} {n}") for n in range(9)], phone=PHONE)
-        await seen.show("Quy tắc note bị hãm vì tạo quá nhiều tin; 6 tin đang giữ", "listener_brakes", 1)
+        await seen.show("Phanh đang chặn quy tắc note (tạo quá nhiều tin); 6 tin đang giữ", "listener_brakes", 1)
         form = {"target": "all", "reason": f"ask {NAME}"}
         assert (await seen.boss.post("/interventions/pause", form)).status == 303
         await seen.show("Đang tạm dừng tất cả", "listener_account_stopped", 1, "main", "person")

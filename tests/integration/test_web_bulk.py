@@ -32,7 +32,12 @@ async def test_a_brakes_messages_are_released_and_the_audit_says_by_whom(erp_dat
         await braked(world)
         assert "/messages/bulk/release?state=held" in (await somebody.get("/messages?state=held")).text
         form = await ask(
-            somebody, "/messages/bulk/release?q=note&state=held", "Cho gửi 6 tin?", "thả hãm", "n7", "note"
+            somebody,
+            "/messages/bulk/release?q=note&state=held",
+            "Cho gửi 6 tin?",
+            "Phanh của quy tắc này",
+            "n7",
+            "note",
         )
         done = await somebody.post("/messages/bulk/release?q=note&state=held", {**form, "reason": "meant so"})
         assert "Đã cho gửi 6 tin" in html.unescape(done.text)
@@ -47,7 +52,7 @@ async def test_a_brakes_messages_are_released_and_the_audit_says_by_whom(erp_dat
 async def test_what_a_mistake_made_is_cancelled_at_once(erp_database: str) -> None:
     async with open_world(erp_database, rules=rules_text(defaults="brake: 3/h")) as world, page_of(world) as somebody:
         await braked(world)
-        form = await ask(somebody, "/messages/bulk/cancel?state=held", "Huỷ 6 tin?")
+        form = await ask(somebody, "/messages/bulk/cancel?state=held", "Hủy 6 tin?")
         assert (
             await somebody.post("/messages/bulk/cancel?state=held", {**form, "reason": "wrong import"})
         ).status == 200
@@ -75,7 +80,7 @@ async def test_only_what_was_shown_is_done(erp_database: str) -> None:
     async with open_world(erp_database, rules=rules_text(defaults="brake: 3/h")) as world, page_of(world) as somebody:
         await braked(world)
         path = "/messages/bulk/cancel?state=held"
-        form = await ask(somebody, path, "Huỷ 6 tin?")
+        form = await ask(somebody, path, "Hủy 6 tin?")
         # one that came after the question, and one that somebody else has dealt with
         await world.note("new", "later")
         await world.until("SELECT count(*) = 7 FROM listener.message WHERE state = 'held'")
@@ -89,7 +94,7 @@ async def test_only_what_was_shown_is_done(erp_database: str) -> None:
         ):
             assert (await somebody.post(path, wrong)).status == status, wrong
         assert (await world.one("SELECT count(*) AS n FROM listener.message WHERE state = 'held'"))["n"] == 6
-        assert "Đã huỷ 5 tin" in html.unescape((await somebody.post(path, {**form, "reason": "x"})).text)
+        assert "Đã hủy 5 tin" in html.unescape((await somebody.post(path, {**form, "reason": "x"})).text)
         assert (await world.one("SELECT text FROM listener.message WHERE state = 'held'"))["text"] == "later"
 
 

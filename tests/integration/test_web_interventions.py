@@ -57,7 +57,7 @@ async def test_a_brake_is_released_with_what_it_held(erp_database: str) -> None:
         await world.until("SELECT count(*) > 0 FROM listener.message WHERE state = 'held'")
         await world.until("SELECT count(*) = 0 FROM listener.outbox")
         shown = html.unescape((await somebody.get("/interventions")).text)
-        assert "Thả hãm" in shown
+        assert "Mở phanh" in shown
         assert (await somebody.post("/interventions/release", {"rule": "note", "reason": "meant so"})).status == 303
         await world.settled()
         assert sorted(world.arrived()) == [f"n{n}" for n in range(5)]

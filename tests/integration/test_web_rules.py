@@ -25,7 +25,7 @@ async def test_the_playground_shows_what_would_be_sent_and_sends_nothing(erp_dat
             ({"key": "DH1", "text": "x", "when": "new.body == 'no'"}, ("không gửi", "when: \"new.body == 'no'\"")),
             (
                 {"row": '{"topic": "a", "body": "b", "phone": "12", "ticket_id": null}', "text": "x"},
-                ("sẽ bị từ chối", "10 chữ số"),
+                ("sẽ không gửi được", "10 chữ số"),
             ),
             ({"key": "DH1", "text": "{{ new.nothing }}"}, ("nothing",)),
             ({"key": "DH1", "text": "{{ 7 *"}, ("note bad",)),
@@ -104,7 +104,7 @@ async def test_rules_show_counts_last_change_and_the_files_faults(erp_database: 
         await world.note("b", "bad", phone="1")
         await world.settled()
         page = html.unescape((await somebody.get("/rules")).text)
-        assert "<b>1</b> đã gửi, <b>1</b> bị từ chối" in page
+        assert "<b>1</b> đã gửi, <b>1</b> không gửi được" in page
         assert "phiên bản 1" in page
         world.use_rules(world.settings.rules.read_text().replace("to: new.phone", "too: new.phone"))
         await world.until("SELECT faults <> '[]' FROM listener.fleet")

@@ -257,13 +257,13 @@ async def test_all_that_a_list_shows_is_cancelled_by_keyboard_alone(erp_database
             await seen.photograph("held")
             await tab_to(seen, "#bulk-cancel")
             await keys.press("Enter")
-            await page.wait_for_selector("h1:has-text('Huỷ 6 tin?')")
+            await page.wait_for_selector("h1:has-text('Hủy 6 tin?')")
             await page.wait_for_selector("[name=reason]:focus")
             await seen.photograph("bulk")
             assert await seen.faults() == []
             await keys.type("nhập nhầm")
             await keys.press("Enter")
-            await page.wait_for_selector(".note.good:has-text('Đã huỷ 6 tin')")
+            await page.wait_for_selector(".note.good:has-text('Đã hủy 6 tin')")
             await seen.photograph("bulk-done")
             assert sorted((await world.states()).values()) == ["accepted"] * 3 + ["cancelled"] * 6
 
