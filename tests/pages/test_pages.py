@@ -109,12 +109,19 @@ async def test_lists_move_by_themselves_and_leave_a_person_in_peace(erp_database
             assert await page.evaluate("document.activeElement.closest('li').id") == before
             assert abs(await page.evaluate("document.activeElement.getBoundingClientRect().top") - top) < 5
             assert await page.input_value("[name=q]") == "half a wor"
+            # nor does what somebody reads move who has put the focus nowhere
+            await page.evaluate("document.activeElement.blur()")
+            place = "document.getElementById(%r).getBoundingClientRect().top"
+            top = await page.evaluate(place % before)
+            await world.note("DH3002", "ACME: tin nua")
+            await page.wait_for_selector(".said:has-text('tin nua')")
+            assert abs(await page.evaluate(place % before) - top) < 5
             # whoever marks words to copy them keeps them; what was missed comes when they let go
             await page.evaluate("document.getSelection().selectAllChildren(document.querySelector('.list .said'))")
             await world.note("DH3001", "ACME: tin sau")
             await world.settled()
             await asyncio.sleep(1.5)
-            assert await page.evaluate("document.getSelection().toString()") == "ACME: tin moi"
+            assert await page.evaluate("document.getSelection().toString()") == "ACME: tin nua"
             await page.evaluate("document.getSelection().removeAllRanges()")
             await page.wait_for_selector(".said:has-text('tin sau')")
 

@@ -61,12 +61,24 @@
     return selection && !selection.isCollapsed && within.contains(selection.anchorNode);
   };
 
+  // What a person has scrolled to stays under their eyes, however many rows come above it.
+  let eyes = null;
+  const below = (element) => element.getBoundingClientRect().top;
+
   let missed = false;
   document.addEventListener("htmx:beforeSwap", (event) => {
-    if (event.detail.target === live() && selecting(live())) {
+    if (event.detail.target !== live()) return;
+    if (selecting(live())) {
       event.detail.shouldSwap = false;
       missed = true;
+      return;
     }
+    const element = scrollY > 0 && [...live().querySelectorAll("[id]")].find((one) => below(one) >= 0);
+    eyes = element ? { id: element.id, at: below(element) } : null;
+  });
+  document.addEventListener("htmx:afterSwap", (event) => {
+    const element = event.detail.target === live() && eyes && document.getElementById(eyes.id);
+    if (element) scrollBy(0, below(element) - eyes.at);
   });
   document.addEventListener("selectionchange", () => {
     if (missed && live() && !selecting(live())) {
