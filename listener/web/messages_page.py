@@ -59,6 +59,7 @@ class Messages:
             total=sum(count.values()),
             older=older,
             ranges=list(RANGES),
+            by_hours=found.meaning in (None, Meaning.RULE),
             story=found.meaning in (Meaning.PHONE, Meaning.KEY),
             all_states=list(State),
             deeds=offered(f, count),

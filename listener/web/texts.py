@@ -365,7 +365,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "yaml_copy": ("Phần quy tắc để chép vào tệp", "The rule's lines, to copy into the file"),
     "replay": ("Chạy lại trên thay đổi đã qua", "Replay the last days"),
     "replay_days_label": ("Số ngày", "Days"),
-    "replay_days": ("{n} ngày qua", "past {n} × 24 h"),
+    "replay_days": ("{n} ngày qua", "last {n} day{s}"),
     "replay_do": ("Chạy lại", "Replay"),
     "replayed": ("{n} thay đổi đã được chạy lại; không gửi gì.", "Changes run again: {n}; nothing was sent."),
     "replay_running": ("Đã xong {done} / {total} thay đổi", "Changes done: {done} of {total}"),
