@@ -95,19 +95,20 @@ class Live:
 
     async def _watch(self) -> None:
         last = ""
-        said = False
+        lost = 0
         while True:
             await self._somebody.wait()
             try:
                 async with self._store.reading() as conn:
                     pulse = await store.first(conn, "pulse")
-                said = False
+                lost = 0
             except (psycopg.Error, OutOfReachError) as error:
                 # The page says so itself when it looks; here once is enough.
-                if not said:
-                    said = True
+                if not lost:
                     log.warning("page_not_live", error=describe(error))
-                pulse = {"lost": True}
+                # Told once more: the first look may have been answered with figures of a moment ago.
+                lost = min(lost + 1, 2)
+                pulse = {"lost": lost}
             now = hashlib.sha256(json.dumps(pulse, default=str, sort_keys=True).encode()).hexdigest()
             if now != last:
                 last = now
