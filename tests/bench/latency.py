@@ -50,9 +50,12 @@ class Arrivals:
         self._future(request.content).set_result(perf_counter())
 
     async def ms(self, committed: dict[str, float]) -> list[float]:
-        """Milliseconds from each text's commit to its arrival; below 0 if it came first."""
-        async with asyncio.timeout(PATIENCE):
-            return [(await self._future(text) - at) * 1000 for text, at in committed.items()]
+        """Milliseconds from each text's commit to its arrival. Raises TimeoutError."""
+        arrivals = {text: self._future(text) for text in committed}
+        await asyncio.wait(arrivals.values(), timeout=PATIENCE)
+        if missing := [text for text, arrival in arrivals.items() if not arrival.done()]:
+            raise TimeoutError(f"{len(missing)} of {len(committed)} did not arrive, such as {missing[0]!r}")
+        return [(arrival.result() - committed[text]) * 1000 for text, arrival in arrivals.items()]
 
 
 def run(*, short: bool) -> Report:
@@ -127,12 +130,15 @@ def _p99(values: list[float]) -> float:
 
 
 async def _commit(world: World, who: str, number: int, text: str) -> float:
-    """Commits a change that is to arrive as `text`; when it was committed."""
+    """Commits a change that is to arrive as `text`; when COMMIT was sent, whose answer may come after the POST."""
+    await world.db.execute("BEGIN")
     if who == "listener":
         await world.note(f"topic {number}", text)
     else:
-        await world.rows("INSERT INTO public.bare (body) VALUES (%s) RETURNING id", text)
-    return perf_counter()
+        await world.db.execute("INSERT INTO public.bare (body) VALUES (%s)", [text])
+    sent_at = perf_counter()
+    await world.db.execute("COMMIT")
+    return sent_at
 
 
 async def _work(world: World, who: str, number: int, burst: int) -> dict[str, float]:
