@@ -9,6 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow
+
 from listener.caresoft import Access
 from listener.database import Connection
 from listener.errors import ListenerError, UsageError
@@ -114,9 +117,12 @@ async def standing(conn: Connection, account: str) -> Standing:
     return Standing(streak=row["streak"], unsure=row["unsure_streak"], probe=row["probe"], paused_at=row["paused_at"])
 
 
-async def answered(conn: Connection, account: str, leases: list[int]) -> None:
-    """The account answered requests under `leases` as it should: if one of them is the probe, the pause ends."""
-    await conn.execute(SQL["answered"], {"account": account, "leases": leases})
+async def answered(conn: Connection, account: str, leases: list[int]) -> AsyncCursor[DictRow]:
+    """The account answered requests under `leases` as it should: if one of them is the probe, the pause ends.
+
+    The cursor's `rowcount` is 0 when nothing was to be changed.
+    """
+    return await conn.execute(SQL["answered"], {"account": account, "leases": leases})
 
 
 async def unsure(conn: Connection, account: str) -> None:

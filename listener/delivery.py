@@ -351,7 +351,7 @@ class Delivery:
         while True:
             try:
                 async with self._settling.use() as conn:
-                    await settle(conn, results, random.random)
+                    more = await settle(conn, results, random.random)
                 break
             except (*LOST, OutOfReachError) as error:
                 self._say("settle_failed", "settle", error)
@@ -359,7 +359,8 @@ class Delivery:
         self._said.discard("settle")
         self._writing_since = None
         self._unsettled -= len(results)
-        self.wake()
+        if more:
+            self.wake()
         if self._on_outcome is not None:
             for result in results:
                 self._on_outcome(result)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow
+
 from listener import accounts
 from listener.accounts import Pause, PauseKind
 from listener.backoff import Backoff
@@ -143,12 +146,17 @@ def pause_for(outcome: Outcome, streak: int, unsure: int, uniform: Callable[[], 
             return None
 
 
-async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[[], float]) -> None:
-    """Writes outcomes down, durably. Doing it twice changes nothing, so it may be repeated when the COMMIT's answer
-    is lost; an answer that was seen is kept even when the permit had run out meanwhile."""
+async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[[], float]) -> bool:
+    """Writes outcomes down, durably; returns whether there may be more to send because of them.
+
+    Doing it twice changes nothing, so it may be repeated when the COMMIT's answer is lost; an answer that was seen is
+    kept even when the permit had run out meanwhile.
+    """
     by_account = {name: [r for r in results if r.lease.account == name] for name in {r.lease.account for r in results}}
     # Then nothing need be read, and all goes to the server at once.
     all_answered = all(isinstance(result.outcome, _ANSWERED) for result in results)
+    freed: list[AsyncCursor[DictRow]] = []
+    resumed: list[AsyncCursor[DictRow]] = []
     async with conn.pipeline():
         await conn.execute("BEGIN")
         # Lock, then look: the statements below see whatever a matcher added before it let go of these threads.
@@ -161,15 +169,18 @@ async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[
             await conn.execute(SQL["finish"], args)
             if any(row["state"] is not State.ACCEPTED for row in rows):
                 await conn.execute(SQL["put_back"], args)
-            await conn.execute(SQL["free_threads"], args)
+            freed.append(await conn.execute(SQL["free_threads"], args))
         if all_answered:
             for account, theirs in sorted(by_account.items()):
-                await accounts.answered(conn, account, [r.lease.lease for r in theirs])
+                resumed.append(await accounts.answered(conn, account, [r.lease.lease for r in theirs]))
             await conn.execute("COMMIT")
     if not all_answered:
         for account, theirs in sorted(by_account.items()):
             await _settle_account(conn, account, theirs, uniform)
         await conn.execute("COMMIT")
+        return True
+    following = [row["more"] for cursor in freed for row in await cursor.fetchall()]
+    return any(following) or any(cursor.rowcount for cursor in resumed)
 
 
 def _waves(results: Sequence[Result]) -> list[list[Result]]:

@@ -330,7 +330,7 @@ UPDATE listener.message m
 
 -- name: free_threads
 -- The answer's ticket becomes the thread's, the lease ends, and the thread queues again by its next message. Followers
--- of an unanswered message wait a while for the ticket that it may have made.
+-- of an unanswered message wait a while for the ticket that it may have made. `more` says that something follows.
 UPDATE listener.thread t
    SET lease = CASE WHEN t.lease = k.lease THEN NULL ELSE t.lease END,
        ticket_id = k.ticket_id,
@@ -355,7 +355,8 @@ UPDATE listener.thread t
                                                           ticket_received bigint, ticket_sent bigint, ticket_refused boolean)
           JOIN listener.thread x ON x.id = r.thread_id
           LEFT JOIN LATERAL listener.head(x.id) AS h ON true) AS k
- WHERE t.id = k.thread_id;
+ WHERE t.id = k.thread_id
+RETURNING t.next_at IS NOT NULL AS more;
 
 -- name: lock_expired
 -- Threads with a waiting message that became too old to be of use; those that somebody works on come next time.

@@ -268,3 +268,25 @@ async def test_a_clear_answer_ends_a_run_of_unclear_ones(
             await settle(world.db, results, lambda: 0.5)
         account = await world.one("SELECT pause_kind FROM listener.account")
         assert account["pause_kind"] == kind
+
+
+async def test_an_answer_tells_whether_there_may_be_more_to_send(erp_database: str) -> None:
+    """Where nothing follows in its thread, and no pause ends by it, nobody need look."""
+    async with open_world(erp_database) as world:
+        await queue(world, 5)
+        first, second, third, fourth = await permits(world, 4)
+
+        async def more(lease: Lease, outcome: Outcome) -> bool:
+            return await settle(world.db, [Result(lease=lease, outcome=outcome, ms=1)], lambda: 0.0)
+
+        assert not await more(first, YES)
+        await world.db.execute("UPDATE listener.message SET thread_id = %s WHERE state = 'waiting'", [second.thread_id])
+        assert await more(second, YES), "another one of the thread"
+        await world.db.execute(
+            """UPDATE listener.account
+                  SET streak = 1, probe = %s, paused_at = now(), paused_until = now() + interval '1 h',
+                      pause_kind = 'rate', pause_reason = '429'""",
+            [third.lease],
+        )
+        assert await more(third, YES), "the account goes on"
+        assert await more(fourth, LATE), "it goes again"
