@@ -133,8 +133,9 @@ class Delivery:
         for sender in self._senders.values():
             sender.wake.set()
 
-    def offer(self, account: str) -> messages.Terms | None:
-        """Terms for whoever can take a permit in a transaction of its own; None if the account is not ready to send.
+    def offer(self, account: str, want: int) -> messages.Terms | None:
+        """Terms for whoever can take up to `want` permits in a transaction of its own; None if the account is not ready
+        to send.
 
         What came of them must be told: `take` once it is committed, `withdraw` if that is not known.
         """
@@ -147,9 +148,9 @@ class Delivery:
             return None
         if sender.token_print != accounts.token_print(access.token):
             return None
-        terms = self._terms(account, sender.account, secrets.randbits(62), 1)
+        terms = self._terms(account, sender.account, secrets.randbits(62), min(want, sender.room))
         self._offers[terms["token"]] = sender, _Work(access=access, asked_at=monotonic())
-        sender.asked += 1
+        sender.asked += terms["want"]
         return terms
 
     def take(self, terms: messages.Terms, armed: messages.Armed) -> None:
@@ -168,7 +169,7 @@ class Delivery:
         sender, work = self._offers.pop(terms["token"])
         if sender.room <= 0:
             sender.wake.set()
-        sender.asked -= 1
+        sender.asked -= terms["want"]
         return sender, work
 
     def moved(self) -> dict[str, float]:

@@ -34,6 +34,8 @@ SQL = load("outbox")
 
 # changes in one transaction
 BATCH = 500
+# messages of a batch that may be sent at once, on permits of the same transaction; more are better leased beside it
+AT_ONCE = 8
 # look this often, rung or not
 POLL = 1.0
 # a look that finds more than this many changes, or some so soon (seconds) after others, shows that the ERP is busy:
@@ -57,12 +59,12 @@ _POISON = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
 
 
 class Express(Protocol):
-    """Who sends a message at once, on a permit that is taken in the transaction which makes the message."""
+    """Who sends messages at once, on permits that are taken in the transaction which makes the messages."""
 
     @property
     def guard(self) -> Guard: ...
 
-    def offer(self, account: str) -> messages.Terms | None: ...
+    def offer(self, account: str, want: int) -> messages.Terms | None: ...
 
     def take(self, terms: messages.Terms, armed: messages.Armed) -> None: ...
 
@@ -222,7 +224,7 @@ class Matcher:
             self._express.take(terms, armed)
         self._failures, self._said = 0, False
         self._batch = min(BATCH, self._batch * 2)
-        if not armed.leases:
+        if len(armed.leases) < max(1, len(planned.alive)):
             self._on_messages()
         if self._on_change is not None:
             for change, said in zip(changes, planned.verdicts, strict=True):
@@ -230,13 +232,15 @@ class Matcher:
         return len(changes)
 
     def _offer(self, planned: Plan, now: datetime) -> messages.Terms | None:
-        """Terms on which the only message of a batch may go at once: the hop through the queue is most of its way."""
-        if self._express is None or planned.replaced or len(planned.alive) != 1:
+        """Terms on which what a small batch makes may go at once: the hop through the queue is most of its way."""
+        if self._express is None or planned.replaced or len(planned.alive) > AT_ONCE:
             return None
-        (row,) = planned.alive
-        if row.state is not State.WAITING or row.message.due_at is None or row.message.due_at > now:
-            return None
-        return self._express.offer(row.message.account)
+        due = [
+            row.message.account
+            for row in planned.alive
+            if row.state is State.WAITING and row.message.due_at is not None and row.message.due_at <= now
+        ]
+        return self._express.offer(due[0], len(due)) if len(set(due)) == 1 else None
 
     async def _plan(
         self,
@@ -291,7 +295,7 @@ class Matcher:
 async def _write(
     conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan, terms: messages.Terms | None
 ) -> messages.Armed:
-    """Writes a plan and commits; returns the permit for its only message if one can be had on `terms`.
+    """Writes a plan and commits; returns the permits for its messages that can be had on `terms`.
 
     Raises `_StaleError` when a message that should give way is being sent already.
     """
@@ -321,7 +325,8 @@ async def _write(
         args = {"ids": ids, "noted": list(notes), "notes": list(notes.values()), "version": rules.version}
         await conn.execute(SQL["done"], args)
         if terms is not None:
-            armed = await messages.lease_at_once(conn, queued[0]["thread"], **terms)
+            threads = {row["thread"] for row in queued if row["account"] == terms["account"]}
+            armed = await messages.lease_at_once(conn, threads, **terms)
         if replaced is None:
             await conn.execute("COMMIT")
     if replaced is not None:

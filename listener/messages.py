@@ -109,13 +109,13 @@ def _look(leases: tuple[Lease, ...], row: DictRow | None, durable: int) -> Look:
     return Look(leases=leases, slot_in=row["slot_in"], due_in=row["due_in"], durable=max(durable, row["durable"]))
 
 
-async def lease_at_once(conn: Connection, thread: str, **terms: Unpack[Terms]) -> AsyncCursor[DictRow]:
-    """In the transaction that adds a message to `thread`: its permit too, if nothing else is due and a slot is free.
+async def lease_at_once(conn: Connection, threads: Collection[str], **terms: Unpack[Terms]) -> AsyncCursor[DictRow]:
+    """In the transaction that adds messages to `threads`: permits too, if nothing else is due and slots are free.
 
     What the cursor holds is for `armed_by`, once the pipeline that this goes through has ended.
     """
     args = _args(terms)
-    await conn.execute(SQL["claim_at_once"], {**args, "thread": thread})
+    await conn.execute(SQL["claim_at_once"], {**args, "threads": list(threads)})
     armed = await conn.execute(SQL["arm"], args)
     await conn.execute(SQL["let_go"], args)
     return armed

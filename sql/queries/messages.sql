@@ -117,29 +117,38 @@ UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
  WHERE t.id = pick.id;
 
 -- name: claim_at_once
--- As `claim`, for a thread that this transaction has put into the queue: only if nothing else of the account is due, a slot
+-- As `claim`, for threads that this transaction has put into the queue: only if nothing else of the account is due, a slot
 -- is free and nobody else is at the account, so that it waits for nobody. What is armed next must be durable.
 WITH free AS MATERIALIZED (
-    SELECT a.name FROM listener.account a
+    SELECT a.name, CASE WHEN %(interval)s::float8 = 0 THEN %(want)s::integer
+                        ELSE least(%(want)s::integer,
+                                   1 + floor(extract(epoch FROM clock_timestamp() - l.base) / %(interval)s::float8)::integer)
+                   END AS granted, l.base
+      FROM listener.account a,
+           LATERAL (SELECT greatest(a.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8)) AS base) AS l
      WHERE a.name = %(account)s AND a.streak = 0 AND a.next_slot <= clock_timestamp()
        AND (a.stopped_until IS NULL OR a.stopped_until <= clock_timestamp())
-       AND ARRAY(SELECT t.name FROM unnest(ARRAY[0, 1, 2]) AS p(priority), LATERAL (
-                     SELECT name FROM listener.thread
-                      WHERE account = a.name AND priority = p.priority AND next_at <= statement_timestamp()
-                      ORDER BY next_at LIMIT 2) AS t) = ARRAY[%(thread)s::text]
-       FOR UPDATE SKIP LOCKED
+       AND NOT EXISTS (SELECT FROM unnest(ARRAY[0, 1, 2]) AS p(priority), LATERAL (
+                           SELECT name FROM listener.thread
+                            WHERE account = a.name AND priority = p.priority AND next_at <= statement_timestamp()
+                            ORDER BY next_at LIMIT 1 + cardinality(%(threads)s::text[])) AS t
+                        WHERE t.name <> ALL (%(threads)s::text[]))
+       FOR UPDATE OF a SKIP LOCKED
+), pick AS MATERIALIZED (
+    SELECT t.id FROM free, listener.thread t
+     WHERE t.account = free.name AND t.name = ANY (%(threads)s::text[]) AND t.next_at <= statement_timestamp()
+     ORDER BY t.priority, t.id LIMIT (SELECT granted FROM free)
 ), slot AS (
     UPDATE listener.account a
        SET next_slot = CASE WHEN %(interval)s::float8 = 0 THEN a.next_slot
-                            ELSE greatest(a.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8))
-                                 + make_interval(secs => %(interval)s::float8) END
+                            ELSE free.base + (SELECT count(*) FROM pick) * make_interval(secs => %(interval)s::float8) END
       FROM free
-     WHERE a.name = free.name
-    RETURNING a.name, set_config('synchronous_commit', 'on', true) AS durable
+     WHERE a.name = free.name AND EXISTS (SELECT FROM pick)
+    RETURNING set_config('synchronous_commit', 'on', true) AS durable
 )
 UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
-  FROM slot
- WHERE t.account = slot.name AND t.name = %(thread)s AND slot.durable = 'on';
+  FROM pick, slot
+ WHERE t.id = pick.id AND slot.durable = 'on';
 
 -- name: hush
 -- Late messages at the head of claimed threads that would fall into quiet hours wait until these are over.

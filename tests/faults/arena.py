@@ -53,9 +53,9 @@ class Express:
         self.ready = False
         self.taken: Sequence[Lease] = []
 
-    def offer(self, account: str) -> messages.Terms | None:
+    def offer(self, account: str, want: int) -> messages.Terms | None:
         assert account == "main"
-        return _terms(uuid4().int >> 66, 1) if self.ready else None
+        return _terms(uuid4().int >> 66, want) if self.ready else None
 
     def take(self, _: messages.Terms, armed: messages.Armed) -> None:
         self.taken = armed.leases
@@ -102,7 +102,7 @@ class Arena:
         )
 
     async def match(self, matcher: int, *, at_once: bool) -> tuple[bool, Sequence[Lease]]:
-        """Whether there was anything to match, and the permit that was taken with it, `at_once`, if one was."""
+        """Whether there was anything to match, and the permits that were taken with it, `at_once`, if any were."""
         express = self.express[matcher]
         express.ready, express.taken = at_once, []
         return bool(await self.matchers[matcher].look()), express.taken

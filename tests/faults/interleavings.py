@@ -148,7 +148,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(matcher=MATCHER, at_once=st.booleans())
     def matches(self, matcher: int, at_once: bool) -> None:
-        """A message that comes alone may be leased together with its making."""
+        """Few messages may be leased together with their making."""
         self._match(matcher, at_once)
 
     def _match(self, matcher: int, at_once: bool) -> list[Held]:

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from listener.database import connect
+from listener.matching import AT_ONCE
 from listener.simulator.gateway import Request
 from listener.simulator.postgres import Server
 from tests.support.proxy import COMMITTED, Proxy
@@ -51,8 +52,8 @@ async def test_a_lease_whose_commit_was_not_confirmed_is_given_back(erp_database
                 await world.settled()
                 # The lease's answer holds the text it armed, in one piece with the answer to its COMMIT.
                 lost = proxy.lose_answer(f"text {n}".encode() if of == LEASE else COMMITTED, of=of)
-                # A change that comes alone is leased by the matcher itself, in the only transaction that it commits.
-                others = [(f"other {n}", f"more {n}")] if of == LEASE else []
+                # Few changes are leased by the matcher itself, in the only transaction that it commits.
+                others = [(f"other {n} {m}", f"more {n} {m}") for m in range(AT_ONCE)] if of == LEASE else []
                 await world.notes([(f"order {n}", f"text {n}"), *others])
                 async with asyncio.timeout(10):
                     await lost.wait()

@@ -1,4 +1,4 @@
-"""A change that comes alone: its message gets its permit in the transaction that makes it, or queues as any other."""
+"""Few changes at a time: their messages get their permits in the transaction that makes them, or queue as any other."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +12,7 @@ from listener import accounts, messages
 from listener.database import Link, connect
 from listener.doorbell import Doorbell
 from listener.identity import Guard
-from listener.matching import Matcher
+from listener.matching import AT_ONCE, Matcher
 from listener.model import Lease
 from listener.rulebook import open_rulebook
 from tests.support.world import World, open_world, rules_text
@@ -31,10 +31,10 @@ class Sender:
     withdrawn: int = 0
     queued: int = 0
 
-    def offer(self, account: str) -> messages.Terms | None:
+    def offer(self, account: str, want: int) -> messages.Terms | None:
         token = uuid4().int >> 66
         self.offered.append(
-            messages.Terms(account=account, token=token, replica=uuid4(), rate=self.rate, want=1, deadline=60.0)
+            messages.Terms(account=account, token=token, replica=uuid4(), rate=self.rate, want=want, deadline=60.0)
         )
         return self.offered[-1]
 
@@ -133,11 +133,50 @@ async def test_an_older_message_of_the_thread_goes_first(erp_database: str) -> N
     async with matching(erp_database, sender) as (world, look):
         await world.notes([("order", "first"), ("order", "second")])
         await look()
-        assert sender.offered == []
+        assert sender.queued == 1, "the second waits its turn"
         await world.note("order", "third")
         await look()
         assert [lease.text for leases in sender.taken for lease in leases] == ["first"]
         assert await world.states() == {"first": "sending", "second": "waiting", "third": "waiting"}
+
+
+async def test_few_that_come_together_go_at_once(erp_database: str) -> None:
+    sender = Sender(rate=None)
+    async with matching(erp_database, sender) as (world, look):
+        await world.notes([(f"order {n}", f"text {n}") for n in range(AT_ONCE)])
+        await look()
+        ((*leases,),) = sender.taken
+        assert sorted(lease.text for lease in leases) == [f"text {n}" for n in range(AT_ONCE)]
+        assert set((await world.states()).values()) == {"sending"}
+        assert sender.queued == 0
+
+
+async def test_many_that_come_together_queue(erp_database: str) -> None:
+    sender = Sender(rate=None)
+    async with matching(erp_database, sender) as (world, look):
+        await world.notes([(f"order {n}", f"text {n}") for n in range(AT_ONCE + 1)])
+        await look()
+        assert sender.offered == []
+        assert set((await world.states()).values()) == {"waiting"}
+        assert sender.queued == 1
+
+
+async def test_of_few_that_come_together_only_as_many_go_as_there_are_slots(erp_database: str) -> None:
+    """At 100/s a slot that was missed by 10 ms is made up for, and no more."""
+    sender = Sender(rate=100.0)
+    async with matching(erp_database, sender) as (world, look):
+        await world.notes([(f"order {n}", f"text {n}") for n in range(4)])
+        await look()
+        ((*leases,),) = sender.taken
+        assert [lease.text for lease in leases] == ["text 0", "text 1"]
+        assert sorted((await world.states()).values()) == ["sending", "sending", "waiting", "waiting"]
+        assert sender.queued == 1
+        slot = await world.one(
+            """SELECT extract(epoch FROM a.next_slot - p.leased_at)::float8 AS ahead
+                 FROM listener.account a, (SELECT min(leased_at) AS leased_at FROM listener.attempt) AS p"""
+        )
+        taken = 2 * messages.SPACING / 100 - messages.SLACK
+        assert slot["ahead"] == pytest.approx(taken, abs=0.005)
 
 
 async def test_what_is_not_to_be_sent_now_asks_for_nothing(erp_database: str) -> None:

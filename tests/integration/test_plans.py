@@ -127,6 +127,23 @@ async def test_matching_leasing_and_settling_touch_only_what_they_take(database:
             assert {name: n for name, n in found.items() if n > PAGES} == {}, found
 
 
+async def test_what_goes_at_once_is_found_among_all_that_waits_for_another_day(database: str) -> None:
+    """8 threads that a matcher has just put in the queue, before and after the tables are analyzed."""
+    statement, names = load("messages")["claim_at_once"], [f"bulk:{n}" for n in range(19_990, 19_998)]
+    async with open_world(database) as world:
+        await world.once()
+        db = world.db
+        await filled(db, LATER)
+        await db.execute("UPDATE listener.thread SET next_at = now() WHERE name = ANY (%s)", [names])
+        await set_session(db, BY_INDEX)
+        for statistics in (False, True):
+            if statistics:
+                await db.execute("ANALYZE listener.thread, listener.message")
+            async with db.transaction(force_rollback=True):
+                assert await pages(db, statement, {**LEASE, "threads": names}) <= PAGES
+                assert await world.one("SELECT count(*) FROM listener.thread WHERE lease = 7") == {"count": 8}
+
+
 async def test_what_waits_for_another_day_is_not_looked_at_today(database: str) -> None:
     """What replicas ask every second, each on a session like theirs."""
     messages = load("messages")
