@@ -42,10 +42,12 @@ POLL = 1.0
 # promise instead of being rung
 BUSY = 3
 SOON = 0.01
-# seconds that a promise lasts, between looks while it lasts, and without a change until it is let lapse
+# seconds that a promise lasts, between glances while it lasts, and without a change until it is let lapse
 PROMISE = 0.25
-LOOK = 0.004
+GLANCE = 0.001
 LINGER = 0.1
+# seconds after a change that came alone in which only a ring makes it look again
+LOOK = 0.004
 # seconds of judging in one transaction, and at a stretch
 JUDGING = 1.0
 TURN = 0.02
@@ -130,13 +132,15 @@ class Matcher:
         """
         horizon: int | None = await self._promise.lapse()
         lapsed_at = worked_at = looked_at = monotonic()
-        vain = 0
+        vain, sure = 0, True
         while not stopping.is_set():
+            sure = sure or self._doorbell.rung.is_set()
             self._doorbell.rung.clear()
             # Asked before the look: what those transactions wrote can be seen by it.
             settled = horizon is None or await self._promise.passed(horizon)
-            found = await self.look()
-            self.moved_at = monotonic()
+            # A look is a transaction. Where nothing told of a change one statement finds out whether it is worth it.
+            found = await self.look() if sure or await self._anything() else 0
+            self.moved_at, sure = monotonic(), False
             if found is None:
                 # What the other replica took may lack the newest change, so its look does not stand for ours.
                 await wait_for_any(stopping, seconds=0.02)
@@ -145,12 +149,13 @@ class Matcher:
                 if found > BUSY or soon or self._promise.given:
                     await self._promise.extend(PROMISE)
                     horizon = None
+                    # Few changes are few messages, which are on their way: let them go first.
+                    sure = found > BUSY or await self._glance(worked_at + LINGER, stopping)
                 else:
-                    # Nobody is in a hurry but the message just made: let it go first.
                     await wait_for_any(self._doorbell.rung, stopping, seconds=LOOK)
             elif self._promise.given and monotonic() - worked_at < LINGER:
                 await self._promise.extend(PROMISE)
-                await wait_for_any(stopping, seconds=LOOK)
+                sure = await self._glance(worked_at + LINGER, stopping)
             elif self._promise.given or not await self._promise.sign_of_life():
                 horizon, lapsed_at = await self._promise.lapse(), monotonic()
             elif not settled:
@@ -165,6 +170,19 @@ class Matcher:
                 await wait_for_any(stopping, seconds=min(0.1, 0.0005 * 2 ** min(vain, 8)))
                 await self._sleep(stopping)
 
+    async def _glance(self, until: float, stopping: asyncio.Event) -> bool:
+        """Waits for a change, at most until `until`, which is before the promise ends; whether one came."""
+        while not stopping.is_set() and monotonic() < until:
+            await asyncio.sleep(GLANCE)
+            if await self._anything():
+                return True
+        return False
+
+    async def _anything(self) -> bool:
+        async with self._link.use() as conn:
+            row = await (await conn.execute(SQL["glance"], {})).fetchone()
+        return bool(row and row["anything"])
+
     async def _sleep(self, stopping: asyncio.Event) -> None:
         """Until it rings, until a glance once a second finds something all the same, or until `stopping`."""
         alive = True
@@ -173,10 +191,9 @@ class Matcher:
             await wait_for_any(self._doorbell.rung, stopping, seconds=POLL)
             if self._doorbell.rung.is_set():
                 return
-            async with self._link.use() as conn:
-                glance = await (await conn.execute(SQL["glance"], {})).fetchone()
+            anything = await self._anything()
             self.moved_at = monotonic()
-            alive = not (glance and glance["anything"]) and await self._promise.sign_of_life()
+            alive = not anything and await self._promise.sign_of_life()
 
     async def look(self) -> int | None:
         """Matches one batch; returns the number of changes, None when another replica is at it."""
