@@ -94,7 +94,6 @@ async def lease(conn: Connection, **terms: Unpack[Terms]) -> Look:
         await conn.execute(SQL["claim"], args)
         await conn.execute(SQL["hush"], args)
         armed = await conn.execute(SQL["arm"], args)
-        await conn.execute(SQL["let_go"], args)
         await conn.execute(SQL["unused_probe"], args)
         seen = await conn.execute(SQL["next_look"], args)
         await conn.execute("COMMIT")
@@ -116,9 +115,7 @@ async def lease_at_once(conn: Connection, threads: Collection[str], **terms: Unp
     """
     args = _args(terms)
     await conn.execute(SQL["claim_at_once"], {**args, "threads": list(threads)})
-    armed = await conn.execute(SQL["arm"], args)
-    await conn.execute(SQL["let_go"], args)
-    return armed
+    return await conn.execute(SQL["arm"], args)
 
 
 async def armed_by(cursor: AsyncCursor[DictRow]) -> Armed:

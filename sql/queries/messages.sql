@@ -163,7 +163,8 @@ UPDATE listener.message m
 
 -- name: arm
 -- The first message of each claimed thread gets its permit: one row of attempt, one request. The state is compared as an
--- expression, so that no plan ever walks a partial index of all that waits instead of the few primary keys.
+-- expression, so that no plan ever walks a partial index of all that waits instead of the few primary keys. Claimed threads
+-- in which nothing can be armed go back into the queue, or out of it.
 WITH armed AS (
     UPDATE listener.message m
        SET state = 'sending', lease = %(lease)s, permits = m.permits + 1, attempts = m.attempts + 1,
@@ -185,22 +186,19 @@ WITH armed AS (
 ), permit AS (
     INSERT INTO listener.attempt (message_id, n, leased_at, lease, replica, ticket_sent)
     SELECT id, permits, statement_timestamp(), %(lease)s, %(replica)s, ticket_sent FROM armed
+), let_go AS (
+    UPDATE listener.thread t
+       SET lease = NULL,
+           -- an expired one is about to be filed by the upkeep
+           next_at = (SELECT CASE WHEN h.expires_at <= clock_timestamp() THEN clock_timestamp() + interval '1 s'
+                                  WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL THEN greatest(h.due_at, t.ticket_wait_until)
+                                  ELSE h.due_at END
+                        FROM listener.head(t.id) AS h)
+     WHERE t.lease = %(lease)s AND t.id <> ALL (ARRAY(SELECT thread_id FROM armed))
 )
 SELECT armed.*, %(lease)s::bigint AS lease, statement_timestamp() AS leased_at,
        (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS written
   FROM armed;
-
--- name: let_go
--- Claimed threads in which nothing could be armed go back into the queue, or out of it.
-UPDATE listener.thread t
-   SET lease = NULL,
-       -- an expired one is about to be filed by the upkeep
-       next_at = (SELECT CASE WHEN h.expires_at <= clock_timestamp() THEN clock_timestamp() + interval '1 s'
-                              WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL THEN greatest(h.due_at, t.ticket_wait_until)
-                              ELSE h.due_at END
-                    FROM listener.head(t.id) AS h)
- WHERE t.lease = %(lease)s
-   AND NOT EXISTS (SELECT FROM listener.message m WHERE m.thread_id = t.id AND m.state = 'sending');
 
 -- name: unused_probe
 -- A probe for which nothing could be armed: the next one need not wait for its answer.

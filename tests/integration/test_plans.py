@@ -83,7 +83,7 @@ async def touched(db: Connection) -> dict[str, int]:
         batch = {"accounts": ["main"] * 8, "names": names, "due": [None] * 8, "priorities": [None] * 8}
         for name in ("lock_threads_by_name", "wake_threads_by_name"):
             found[name] = await pages(db, messages[name], batch)
-        for name in ("claim", "hush", "arm", "let_go", "next_look"):
+        for name in ("claim", "hush", "arm", "next_look"):
             found[name] = await pages(db, messages[name], LEASE)
         armed = await (await db.execute("SELECT * FROM listener.message WHERE state = 'sending'")).fetchall()
         assert len(armed) == 8
