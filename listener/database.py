@@ -82,9 +82,13 @@ BY_INDEX: Mapping[str, str] = {
 _MEASURE = 5.0
 
 
+# Made once: `json.loads` makes one for each text that is not read its plain way.
+_EXACT = json.JSONDecoder(parse_float=Decimal, parse_int=Decimal)
+
+
 def loads_exact(text: str | bytes) -> Any:
     """JSON with every number as `Decimal`, as the ERP wrote it."""
-    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+    return _EXACT.decode(text if isinstance(text, str) else text.decode())
 
 
 async def connect(settings: Settings, purpose: str, **session: str) -> Connection:
