@@ -273,7 +273,7 @@ def format_date(value: object, zone: ZoneInfo) -> str:
     moment = _moment(value, zone)
     if isinstance(moment, time):
         raise RenderError("a time of day has no date")
-    return f"{moment.day:02}/{moment.month:02}/{moment.year:04}"
+    return _as_date(moment)
 
 
 def format_time(value: object, zone: ZoneInfo) -> str:
@@ -281,7 +281,7 @@ def format_time(value: object, zone: ZoneInfo) -> str:
     moment = _moment(value, zone)
     if not isinstance(moment, datetime | time):
         raise RenderError("a date has no time of day")
-    return f"{moment.hour:02}:{moment.minute:02}"
+    return _as_time(moment)
 
 
 def format_datetime(value: object, zone: ZoneInfo) -> str:
@@ -289,7 +289,15 @@ def format_datetime(value: object, zone: ZoneInfo) -> str:
     moment = _moment(value, zone)
     if not isinstance(moment, datetime):
         raise RenderError("a date alone or a time alone is not a date and time")
-    return f"{format_date(moment, zone)} {format_time(moment, zone)}"
+    return f"{_as_date(moment)} {_as_time(moment)}"
+
+
+def _as_date(moment: datetime | date) -> str:
+    return f"{moment.day:02}/{moment.month:02}/{moment.year:04}"
+
+
+def _as_time(moment: datetime | time) -> str:
+    return f"{moment.hour:02}:{moment.minute:02}"
 
 
 def _moment(value: object, zone: ZoneInfo) -> datetime | date | time:
