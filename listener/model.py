@@ -71,6 +71,11 @@ class Change:
         )
 
     @property
+    def thread(self) -> str:
+        """The thread of its messages, unless a rule names another."""
+        return f"{self.watch}:{self.key}"
+
+    @property
     def row(self) -> Mapping[str, Any]:
         """The row that lookups take their parameters from: the new one, for a delete the old one."""
         return self.new if self.new is not None else self.old or {}

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 
@@ -128,7 +128,7 @@ class Rulebook:
                 raise RulesError([Fault(file=file, line=1, col=1, message=w, hint=_INSTALL) for w in lacking])
             version = await register(conn, source)
         self._candidate = None
-        self._adopt(RuleSet(rules=rules.rules, version=version, by_watch=rules.by_watch))
+        self._adopt(replace(rules, version=version))
 
     def _adopt(self, rules: RuleSet) -> None:
         if rules.version == self.current.version:

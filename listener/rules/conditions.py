@@ -44,23 +44,21 @@ class Move:
         return decimal(self.new)
 
 
-class Moves:
-    """What happened to each column of one change."""
+class Moves(dict[str, Move]):
+    """What happened to each column of one change, worked out when it is first asked for."""
 
     def __init__(self, change: Change) -> None:
-        self._change = change
-        self._known: dict[str, Move] = {}
+        super().__init__()
+        self._old, self._new = change.old, change.new
 
-    def of(self, column: str) -> Move:
+    def __missing__(self, column: str) -> Move:
         """Raises `RenderError` when a row lacks the column."""
-        move = self._known.get(column)
-        if move is None:
-            old, new = self._change.old, self._change.new
-            for row in (old, new):
-                if row is not None and column not in row:
-                    raise RenderError(f"the row has no {column}; if the table has it, run `listener db install`")
-            move = Move(old[column] if old is not None else _ABSENT, new[column] if new is not None else _ABSENT)
-            self._known[column] = move
+        for row in (self._old, self._new):
+            if row is not None and column not in row:
+                raise RenderError(f"the row has no {column}; if the table has it, run `listener db install`")
+        old = self._old[column] if self._old is not None else _ABSENT
+        new = self._new[column] if self._new is not None else _ABSENT
+        move = self[column] = Move(old, new)
         return move
 
 
@@ -82,7 +80,7 @@ class Condition:
 
         Raises `RenderError` when a number is asked for and the column holds none, or a row lacks the column.
         """
-        move = moves.of(self.column)
+        move = moves[self.column]
         if move.stayed:
             return self.stayed
         for true_of, otherwise in self.tests if old_known else self.tests_of_new:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -81,10 +80,16 @@ class Verdict:
     replaces: bool = False
 
 
-@lru_cache(maxsize=10_000)
-def silent(rule: str, reason: str) -> Verdict:
-    """Most verdicts are that a rule has nothing to say, in one of its few words for that."""
-    return Verdict(rule=rule, reason=reason)
+class Silence(dict[str, Verdict]):
+    """What most verdicts are: that a rule has nothing to say. By its few reasons for that, each made once."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__()
+        self._rule = rule
+
+    def __missing__(self, reason: str) -> Verdict:
+        verdict = self[reason] = Verdict(rule=self._rule, reason=reason)
+        return verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +97,7 @@ class CompiledRule:
     """A rule with its expressions and text compiled in its time zone."""
 
     rule: Rule
+    silence: Silence
     zone: ZoneInfo
     parts: PartTable
     to: tuple[Expression, ...]
@@ -134,19 +140,19 @@ def judge(
 ) -> Verdict:
     """One rule on one change; `moves` are what happened to its columns."""
     rule = compiled.rule
-    thread = f"{change.watch}:{change.key}"
+    thread: str | None = None
     try:
         for condition in compiled.changes:
             if why := condition.refusal(moves, old_known=old_known):
-                return silent(rule.name, why)
+                return compiled.silence[why]
         if compiled.when is not None and not compiled.when.evaluate(names):
-            return silent(rule.name, f"`when` is not true: {rule.when}")
+            return compiled.silence[f"`when` is not true: {rule.when}"]
         if compiled.thread is not None:
             thread = _thread_name(compiled.thread.evaluate(names))
-        plan = _Plan(compiled, change, names, now, mode, _short(thread))
+        plan = _Plan(compiled, change, names, now, mode, _short(thread or change.thread))
         return Verdict(rule=rule.name, messages=plan.messages())
     except RenderError as error:
-        return Verdict(rule=rule.name, messages=(_rejected(rule, _short(thread), str(error)),))
+        return Verdict(rule=rule.name, messages=(_rejected(rule, _short(thread or change.thread), str(error)),))
 
 
 def judge_joined(

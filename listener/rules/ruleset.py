@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from listener.model import Change, Mode
 from listener.rules.conditions import Moves, compile_change
-from listener.rules.judging import CompiledRule, Found, Group, Verdict, judge, judge_joined, silent
+from listener.rules.judging import CompiledRule, Found, Group, Silence, Verdict, judge, judge_joined
 from listener.rules.schema import Rules, Watch
 from listener.rules.snippets import parameters
 from listener.templates import Environment, Expression, Missing, Row
@@ -28,6 +28,8 @@ class RuleSet:
     rules: Rules
     version: int = 0
     by_watch: Mapping[str, tuple[CompiledRule, ...]] = field(default_factory=dict)
+    # those that join changes close together, by watch
+    joining: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def watch(self, name: str) -> Watch | None:
         return self.rules.watch.get(name)
@@ -59,7 +61,7 @@ class RuleSet:
 
     def coalescing(self, watch: str) -> tuple[str, ...]:
         """The rules of a watch that join changes close together."""
-        return tuple(c.rule.name for c in self.by_watch.get(watch, ()) if c.rule.coalesce is not None)
+        return self.joining.get(watch, ())
 
     def verdicts(
         self,
@@ -76,10 +78,11 @@ class RuleSet:
         `groups` are the open groups of this very key, by rule.
         With `old_known` False the row before is not known, and is taken to have been such that the rule applies.
         """
-        unknown_old = Missing("the row before the change is not known here")
         old: Row | Missing | None = Row(change.old, "old") if change.old is not None else None
+        if not old_known:
+            old = Missing("the row before the change is not known here")
         names: dict[str, Any] = {
-            "old": old if old_known else unknown_old,
+            "old": old,
             "new": Row(change.new, "new") if change.new is not None else None,
             "op": change.op.value,
             "at": change.at,
@@ -89,17 +92,16 @@ class RuleSet:
         moves = Moves(change)
         taken: set[str] = set()
         for compiled in self.by_watch.get(change.watch, ()):
-            group = compiled.rule.first_match
-            if group is not None and group in taken:
-                yield silent(compiled.rule.name, f"an earlier rule of the group {group} has answered")
+            rule = compiled.rule
+            if taken and rule.first_match in taken:
+                yield compiled.silence[f"an earlier rule of the group {rule.first_match} has answered"]
                 continue
-            open_group = groups.get(compiled.rule.name)
-            if compiled.rule.coalesce is None:
+            if rule.coalesce is None:
                 verdict = judge(compiled, change, moves, names, now, mode, old_known=old_known)
             else:
-                verdict = judge_joined(compiled, change, moves, names, now, mode, open_group)
-            if verdict.messages and group is not None:
-                taken.add(group)
+                verdict = judge_joined(compiled, change, moves, names, now, mode, groups.get(rule.name))
+            if verdict.messages and rule.first_match is not None:
+                taken.add(rule.first_match)
             yield verdict
 
 
@@ -122,6 +124,7 @@ def compile_rules(rules: Rules, version: int = 0) -> RuleSet:
         by_watch.setdefault(rule.on, []).append(
             CompiledRule(
                 rule=rule,
+                silence=Silence(rule.name),
                 zone=ZoneInfo(rule.time_zone),
                 parts=PartTable(unaccented=table.unaccented, accented=table.accented),
                 to=tuple(env.compile_expression(source) for source in rule.to),
@@ -134,4 +137,9 @@ def compile_rules(rules: Rules, version: int = 0) -> RuleSet:
                 watched=tuple(rule.change) or rules.watch[rule.on].columns,
             )
         )
-    return RuleSet(rules=rules, version=version, by_watch={name: tuple(found) for name, found in by_watch.items()})
+    return RuleSet(
+        rules=rules,
+        version=version,
+        by_watch={name: tuple(found) for name, found in by_watch.items()},
+        joining={name: tuple(c.rule.name for c in found if c.rule.coalesce) for name, found in by_watch.items()},
+    )
