@@ -218,7 +218,7 @@ async def file(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -
 
 
 def to_json(rows: Iterable[dict[str, Any]]) -> str:
-    """Rows for `jsonb_to_recordset`."""
+    """Rows for `json_to_recordset`."""
     return json.dumps(list(rows), default=_plain, ensure_ascii=False)
 
 

@@ -24,7 +24,7 @@ INSERT INTO listener.message (change_id, rule, rules_version, watch, key, accoun
 SELECT m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, t.id, m.thread, m.priority, m.phone, m.text, m.parts,
        m.encoding, m.state, m.reason, m.ticket_own, m.if_unsure, make_interval(secs => m.max_block_s), m.save, m.joins, m.recheck,
        greatest(m.due_at, now()), greatest(m.due_at, now()), m.expires_at, m.quiet_at, m.quiet_until
-  FROM jsonb_to_recordset(%(rows)s::jsonb) AS m(
+  FROM json_to_recordset(%(rows)s::json) AS m(
            place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
            phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint,
            if_unsure text, max_block_s float8, save jsonb, joins jsonb, recheck jsonb, due_at timestamptz, expires_at timestamptz,
@@ -39,7 +39,7 @@ INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, a
                                parts, encoding, state, reason, ticket_own, settled_at)
 SELECT nextval('listener.message_id'), m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, m.thread, m.priority,
        m.phone, m.text, m.parts, m.encoding, m.state, m.reason, m.ticket_own, clock_timestamp()
-  FROM jsonb_to_recordset(%(rows)s::jsonb) AS m(
+  FROM json_to_recordset(%(rows)s::json) AS m(
            place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
            phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint)
  ORDER BY m.place;
@@ -254,7 +254,7 @@ SELECT id FROM listener.thread WHERE id = ANY(%(threads)s::bigint[]) ORDER BY id
 UPDATE listener.attempt a
    SET outcome = r.outcome, http_status = r.http_status, detail = r.detail, ticket_received = r.ticket_received,
        ms = coalesce(r.ms, a.ms), ended_at = clock_timestamp()
-  FROM jsonb_to_recordset(%(results)s::jsonb) AS r(
+  FROM json_to_recordset(%(results)s::json) AS r(
            id bigint, n integer, leased_at timestamptz, outcome text, http_status integer, detail text,
            ticket_received bigint, ms integer)
  WHERE a.message_id = r.id AND a.n = r.n AND a.leased_at = r.leased_at
@@ -266,7 +266,7 @@ UPDATE listener.attempt a
 -- are not in the queue any more, a person may have given them up meanwhile: these were sent after all.
 WITH gone AS (
     DELETE FROM listener.message m
-     USING jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, n integer, lease bigint, state text, reason text,
+     USING json_to_recordset(%(results)s::json) AS r(id bigint, n integer, lease bigint, state text, reason text,
                                                        counts boolean, ticket_received bigint)
       LEFT JOIN LATERAL (SELECT true AS accepted, a.ticket_received FROM listener.attempt a
                           WHERE r.n > 1 AND r.state <> 'accepted' AND a.message_id = r.id AND a.outcome = 'accepted'
@@ -295,8 +295,8 @@ WITH gone AS (
 ), late AS (
     UPDATE listener.finished f
        SET state = 'accepted', ticket_id = r.ticket_received, reason = concat_ws('; ', 'sent after all', r.reason, f.reason)
-      FROM jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, state text, reason text, ticket_received bigint)
-     WHERE (SELECT count(*) FROM gone) < jsonb_array_length(%(results)s::jsonb)
+      FROM json_to_recordset(%(results)s::json) AS r(id bigint, state text, reason text, ticket_received bigint)
+     WHERE (SELECT count(*) FROM gone) < json_array_length(%(results)s::json)
        AND f.id = r.id AND r.state = 'accepted' AND f.state IN ('cancelled', 'expired', 'rejected')
        AND f.settled_at > now() - interval '1 day'
 )
@@ -321,7 +321,7 @@ UPDATE listener.message m
        order_at = CASE WHEN s.state = 'waiting' AND r.retry_s > 0 AND clock_timestamp() + make_interval(secs => r.retry_s) > m.order_at + m.max_block
                        THEN clock_timestamp() + make_interval(secs => r.retry_s) ELSE m.order_at END,
        lease_until = NULL
-  FROM jsonb_to_recordset(%(results)s::jsonb) AS r(
+  FROM json_to_recordset(%(results)s::json) AS r(
            id bigint, lease bigint, state text, reason text, counts boolean, no_ticket boolean, retry_s float8),
        LATERAL (SELECT CASE
            -- perhaps sent, and the rule prefers a second SMS to none: once
@@ -358,7 +358,7 @@ UPDATE listener.thread t
                     THEN clock_timestamp() + make_interval(secs => %(ticket_wait)s::float8)
                     WHEN EXISTS (SELECT FROM listener.message u WHERE u.thread_id = x.id AND u.state = 'unknown')
                     THEN x.ticket_wait_until END AS wait_until
-          FROM jsonb_to_recordset(%(results)s::jsonb) AS r(id bigint, thread_id bigint, lease bigint, state text,
+          FROM json_to_recordset(%(results)s::json) AS r(id bigint, thread_id bigint, lease bigint, state text,
                                                           ticket_received bigint, ticket_sent bigint, ticket_refused boolean)
           JOIN listener.thread x ON x.id = r.thread_id
           LEFT JOIN LATERAL listener.head(x.id) AS h ON true) AS k

@@ -59,7 +59,7 @@ RETURNING id;
 -- Unsent messages of other rules in the same thread that a newer message makes pointless (`supersedes`).
 WITH gone AS (
     DELETE FROM listener.message m
-     USING jsonb_to_recordset(%(rows)s::jsonb) AS s(account text, thread text, by text, change_id bigint, rules jsonb)
+     USING json_to_recordset(%(rows)s::json) AS s(account text, thread text, by text, change_id bigint, rules jsonb)
      WHERE m.account = s.account AND m.thread = s.thread AND m.state IN ('waiting', 'held')
        AND m.thread_id = (SELECT t.id FROM listener.thread t WHERE t.account = s.account AND t.name = s.thread)
        AND s.rules ? m.rule AND m.change_id < s.change_id AND m.unsure = 0
