@@ -129,6 +129,9 @@ async def _faults_by_date(conn: Connection, document: Source, name: str, watch: 
     """What the database refuses of a watch by date, and columns that its `select` does not give."""
     try:
         columns = await _selected(conn, watch)
+    except psycopg.errors.InsufficientPrivilege:
+        # told with the rights, and the GRANT that is missing
+        return []
     except psycopg.Error as error:
         return [document.fault(("watch", name, "select"), f"the database refuses this query: {_words(error)}", _TRY)]
     missing = _missing_columns(document, name, watch, "this `select`", columns, rules)
@@ -149,7 +152,11 @@ async def _faults_of_use(conn: Connection, document: Source, name: str, rules: R
     refused = [f for f in [await _lookup_fault(conn, document, name, n, q) for n, q in watch.lookup.items()] if f]
     if refused:
         return refused
-    types = await _types(conn, watch)
+    try:
+        types = await _types(conn, watch)
+    except psycopg.errors.InsufficientPrivilege:
+        # told with the rights, and the GRANT that is missing
+        return []
     return [fault for compiled in rules.by_watch.get(name, ()) for fault in _unfit(document, compiled, types, rules)]
 
 

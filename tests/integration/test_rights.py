@@ -182,7 +182,7 @@ async def _everything(world: World) -> list[dict[str, Any]]:
 async def test_a_lookup_that_the_role_may_not_read_is_named_where_it_stands(world: World) -> None:
     await world.db.execute(f"REVOKE SELECT ON public.customers, public.notes FROM {DAEMON}".encode())
     checked = await verb(environment_of(world, DAEMON), "check", "--db", "-o", "json")
-    assert checked.code == 1
+    assert checked.code == 1, checked
     faults = {f["line"]: (f["message"], f["hint"].replace('"', "")) for f in json.loads(checked.out)["faults"]}
     denied = f"{DAEMON} may not do this: "
     assert faults == {
