@@ -22,7 +22,8 @@ GSM_BASIC = frozenset(
 )
 GSM_EXTENSION = frozenset("^{}\\[]~|€\f")
 _GSM = GSM_BASIC | GSM_EXTENSION
-_PLAIN = frozenset(c for c in _GSM if c.isascii())
+# what an SMS without accents may hold
+PLAIN = frozenset(c for c in _GSM if c.isascii())
 
 _REPLACEMENTS = {
     **dict.fromkeys("“”„‟«»″", '"'),
@@ -77,7 +78,7 @@ class _Unaccenting(_Translation):
         # đ has no decomposition: a mere NFD would lose it ("Đặng" would become "ang").
         if char in "đĐ€":
             return {"đ": "d", "Đ": "D", "€": "EUR"}[char]
-        return "".join(part for part in unicodedata.normalize("NFD", char) if part in _PLAIN)
+        return "".join(part for part in unicodedata.normalize("NFD", char) if part in PLAIN)
 
 
 _CLEANING = _Cleaning()
@@ -178,7 +179,7 @@ def count(text: str, table: PartTable = DEFAULT_PARTS) -> Count:
         encoding, single, step = Encoding.UCS_2, 70, 67
         wide = frozenset(char for char in letters if char > "\uffff")
         units = utf16_units
-    accents = Accents.UNACCENTED if letters <= _PLAIN else Accents.ACCENTED
+    accents = Accents.UNACCENTED if letters <= PLAIN else Accents.ACCENTED
     carrier_units = units if accents is Accents.UNACCENTED else utf16_units
     return Count(
         encoding=encoding,

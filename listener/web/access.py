@@ -53,6 +53,14 @@ class Session:
 SESSION: "web.RequestKey[Session | None]" = web.RequestKey("session", Session)
 
 
+def operator(request: web.Request) -> Session:
+    """Who acts. Raises `HTTPForbidden` for those who may only look."""
+    session = request[SESSION]
+    if session is None or not session.operates:
+        raise web.HTTPForbidden
+    return session
+
+
 class Access:
     """Tokens to roles, roles to cookies and back."""
 

@@ -12,8 +12,8 @@ from listener.database import Connection
 from listener.interventions import FROM, Verb, act
 from listener.model import State
 from listener.settings import Settings
-from listener.web import search
-from listener.web.access import SESSION, Session
+from listener.web import forms, search
+from listener.web.access import Session, operator
 from listener.web.page import language, render, shown_key
 from listener.web.search import Filter, Found, Meaning, read_filter, understand
 from listener.web.store import Store
@@ -44,7 +44,7 @@ class Bulk:
         session, verb = _who_and_what(request)
         form = await request.post()
         upto, shown = _number(form.get("upto")), _number(form.get("count"))
-        reason = str(form.get("reason", "")).strip()[:300]
+        reason = forms.reason(form)
         async with self._store.acting() as conn:
             f, found = await asked(conn, request)
             rows = await search.chosen(conn, f, found, states(verb, f), upto, MOST[verb] + 1)
@@ -70,7 +70,7 @@ class Bulk:
         rows: list[dict[str, Any]],
         *,
         fault: str | None = None,
-        reason: str = "",
+        reason: str | None = None,
     ) -> web.Response:
         picked = rows[: MOST[verb]]
         return render(
@@ -87,7 +87,7 @@ class Bulk:
             sample=picked[:_SHOWN],
             brake=verb is Verb.RELEASE and found.meaning is Meaning.RULE,
             fault=fault,
-            reason=reason,
+            reason=reason or "",
         )
 
 
@@ -116,18 +116,17 @@ async def asked(conn: Connection, request: web.Request) -> tuple[Filter, Found]:
 
 
 def _who_and_what(request: web.Request) -> tuple[Session, Verb]:
-    session, name = request[SESSION], request.match_info["verb"]
-    if session is None or not session.operates:
-        raise web.HTTPForbidden
+    session, name = operator(request), request.match_info["verb"]
     if name not in set(Verb):
         raise web.HTTPNotFound
     return session, Verb(name)
 
 
 def _number(text: object) -> int:
-    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 19:
-        return int(text)
-    raise web.HTTPBadRequest
+    found = forms.number(text)
+    if found is None:
+        raise web.HTTPBadRequest
+    return found
 
 
 def _for_audit(f: Filter, found: Found, verb: Verb) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from listener.errors import ListenerError
 from listener.interventions import Verb, act, candidates, muted, release_muted
 from listener.pauses import Scope, Target
 from listener.settings import Settings
-from listener.web.access import SESSION, Session
+from listener.web import forms
+from listener.web.access import Session, operator
 from listener.web.page import language, moment, render, shown_target
 from listener.web.store import Store
 from listener.web.texts import words
@@ -46,8 +47,8 @@ class Interventions:
         t = words(language(request))
         try:
             target = _target(form, t)
-            reason = form.get("reason", "").strip()[:300]
-            if not reason:
+            reason = forms.reason(form)
+            if reason is None:
                 raise ListenerError(t["reason_missing"])
             until = _end(form, datetime.now(UTC), t)
             async with self._store.acting() as conn:
@@ -65,7 +66,7 @@ class Interventions:
             target = _target(form, words(language(request)))
         except ListenerError as error:
             return await self._show(request, fault=str(error))
-        reason = form.get("reason", "").strip()[:300] or None
+        reason = forms.reason(form)
         async with self._store.acting() as conn:
             released = await pauses.resume(conn, target, reason=reason, by=session.who)
         return _back(f"resumed={released or 0}")
@@ -76,14 +77,14 @@ class Interventions:
         filters = {"rule": form.get("rule", "")}
         async with self._store.acting() as conn:
             ids = [row["id"] for row in await candidates(conn, Verb.RELEASE, filters)]
-            reason = form.get("reason", "").strip()[:300] or None
+            reason = forms.reason(form)
             deed = await act(conn, self._settings, Verb.RELEASE, ids, by=session.who, reason=reason, filters=filters)
         return _back(f"released={len(deed.done)}")
 
     async def release_muted(self, request: web.Request) -> web.StreamResponse:
         """Lets the changes go their way that `listener.mute` kept out."""
         session, form = await _deed(request)
-        reason = form.get("reason", "").strip()[:300] or None
+        reason = forms.reason(form)
         async with self._store.acting() as conn:
             released = await release_muted(conn, None, by=session.who, reason=reason)
         return _back(f"unmuted={released}")
@@ -94,15 +95,16 @@ class Interventions:
         count = form.get("capture_failures", "")
         if not (count.isascii() and count.isdigit() and len(count) < 19):
             raise web.HTTPBadRequest
-        reason = form.get("reason", "").strip()[:300] or None
+        reason = forms.reason(form)
         async with self._store.acting() as conn:
             await pauses.audit(conn, session.who, "seen", {"capture_failures": int(count)}, 0, reason)
         return web.Response(status=303, headers={"Location": "/"})
 
     async def audit(self, request: web.Request) -> web.Response:
         before = request.query.get("before", "")
-        args = {"before": int(before) if before.isascii() and before.isdigit() and len(before) < 19 else 2**62}
-        rows = await self._store.rows("audit", {**args, "limit": _AUDIT_PAGE + 1})
+        upto = forms.number(before)
+        args = {"before": 2**62 if upto is None else upto, "limit": _AUDIT_PAGE + 1}
+        rows = await self._store.rows("audit", args)
         shown = [{**row, "what": _what(row["what"], language(request))} for row in rows[:_AUDIT_PAGE]]
         older = rows[_AUDIT_PAGE - 1]["id"] if len(rows) > _AUDIT_PAGE else None
         return render(request, "audit.html", rows=shown, older=older, first=not before)
@@ -137,10 +139,7 @@ class Interventions:
 
 async def _deed(request: web.Request) -> tuple[Session, Mapping[str, str]]:
     """Who acts, and the form's fields. Raises `HTTPForbidden` for those who may only look."""
-    session = request[SESSION]
-    if session is None or not session.operates:
-        raise web.HTTPForbidden
-    return session, {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    return operator(request), {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
 
 
 def _back(query: str) -> web.Response:

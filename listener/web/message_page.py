@@ -15,8 +15,8 @@ from listener.pauses import audit
 from listener.rules import load
 from listener.sentences import Language, sentence
 from listener.settings import Settings
-from listener.web import store
-from listener.web.access import SESSION
+from listener.web import forms, store
+from listener.web.access import SESSION, operator
 from listener.web.page import language, render, sees_texts, shown_why
 from listener.web.store import Store
 from listener.why import Entry, Kind, why
@@ -77,16 +77,14 @@ class OneMessage:
     async def do(self, request: web.Request) -> web.StreamResponse:
         """A deed on one message, by whoever operates; the audit has their name and reason."""
         number, name = _number(request), request.match_info["verb"]
-        session = request[SESSION]
-        if session is None or not session.operates:
-            raise web.HTTPForbidden
+        session = operator(request)
         if name == REVEAL:
             async with self._store.acting() as conn:
                 await audit(conn, session.who, REVEAL, {"ids": [number]}, 1, None)
             return await self._show(request, revealed=True)
         if name != ARRIVED and name not in set(Verb):
             raise web.HTTPNotFound
-        given = str((await request.post()).get("reason", "")).strip()[:300] or None
+        given = forms.reason(await request.post())
         async with self._store.acting() as conn:
             if name == ARRIVED:
                 why_not = None if await arrived(conn, number, by=session.who, reason=given) else _MOVED_ON

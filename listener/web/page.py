@@ -17,6 +17,7 @@ from listener.web.access import SESSION, Session
 from listener.web.concerns import Concern
 from listener.web.texts import DEFAULT, LANGUAGES, words
 from listener.words import LOCAL, mask_phones
+from listener.words import moment as in_full
 
 HERE = Path(__file__).parent
 LANGUAGE_COOKIE = "listener_lang"
@@ -79,7 +80,7 @@ def moment(value: datetime | None) -> str:
     """A time for people: `22/11/2026 10:00:05`, `-` for none or for one that never comes."""
     if value is None or endless(value):
         return "-"
-    return value.astimezone(LOCAL).strftime("%d/%m/%Y %H:%M:%S")
+    return in_full(value)
 
 
 def clock(value: datetime | None) -> str:

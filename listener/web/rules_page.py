@@ -18,9 +18,9 @@ from listener.replay import replay
 from listener.rules import load, parse
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings
-from listener.text import GSM_BASIC, GSM_EXTENSION, Accents, count, unaccent
+from listener.text import PLAIN, Accents, count, unaccent
 from listener.web import store
-from listener.web.access import SESSION
+from listener.web.access import SESSION, operator
 from listener.web.page import language, render, sees_texts
 from listener.web.replays import Replay, Replays
 from listener.web.rule_edit import BeyondEditError, edited, parts_of, snippet
@@ -126,7 +126,7 @@ class RulePages:
 
     async def replay(self, request: web.Request) -> web.Response:
         """What the rule, as edited, would have sent of the last days, beside the rules in force."""
-        _operators_only(request)
+        operator(request)
         name, form = request.match_info["name"], await request.post()
         days = str(form.get("days", "1"))
         since = datetime.now(UTC) - timedelta(days=int(days) if days in map(str, _REPLAY_DAYS) else 1)
@@ -150,12 +150,12 @@ class RulePages:
 
     async def replaying(self, request: web.Request) -> web.Response:
         """How far a replay is, or what came of it; a part of the page that asks for itself again."""
-        _operators_only(request)
+        operator(request)
         return self._replay(request, self._replays.find(request.match_info["number"]))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Ends a replay."""
-        _operators_only(request)
+        operator(request)
         running = self._replays.find(request.match_info["number"])
         if running is not None and running.thread is not None:
             running.cancel()
@@ -196,12 +196,6 @@ class RulePages:
         return self._changed[1]
 
 
-def _operators_only(request: web.Request) -> None:
-    session = request[SESSION]
-    if session is None or not session.operates:
-        raise web.HTTPForbidden
-
-
 def last_changes(versions: "list[dict[str, Any]]") -> dict[str, Changed]:
     """For each rule of the newest version when it became what it is; `versions` newest first."""
     read: list[Mapping[str, Any]] = []
@@ -239,8 +233,7 @@ def _price(text: str | None) -> dict[str, Any]:
     if not text:
         return {"accented": False, "length": 0, "dear": ""}
     accented = count(text).accents is Accents.ACCENTED
-    plain = {c for c in GSM_BASIC | GSM_EXTENSION if c.isascii()}
-    return {"accented": accented, "length": len(text), "dear": "".join(sorted(set(text) - plain))}
+    return {"accented": accented, "length": len(text), "dear": "".join(sorted(set(text) - PLAIN))}
 
 
 async def _replayed(
