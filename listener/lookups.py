@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from listener.database import LOST, REST, Connection, Link
+from listener.database import REST, Connection, Link
 from listener.errors import ListenerError
 from listener.model import Change
 from listener.queries import load
@@ -62,8 +62,8 @@ class Lookups:
     async def find(self, watch: Watch, changes: Sequence[Change], *, patient: bool) -> list[dict[str, Row | Missing]]:
         """What each lookup of `watch` finds for each change, in the order of `changes`.
 
-        Raises `PassingLookupError`, or with `patient` False makes a `Missing` of that too; one of `LOST` when the
-        connection broke.
+        Raises `PassingLookupError`, or with `patient` False makes a `Missing` of that too; one of `database.LOST` when
+        the connection broke.
         """
         found: list[dict[str, Row | Missing]] = [{} for _ in changes]
         for name, query in watch.lookup.items():
@@ -79,7 +79,8 @@ class Lookups:
         known = query in self._batched
         try:
             return await self._batch(conn, name, query, [change.row for change in changes])
-        except LOST[1]:
+        except psycopg.InterfaceError:
+            # the connection, not the query
             raise
         except psycopg.Error as error:
             if isinstance(error, psycopg.OperationalError) and conn.closed:
