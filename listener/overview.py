@@ -100,6 +100,12 @@ async def brakes(conn: Connection) -> list[dict[str, Any]]:
     return await (await conn.execute(SQL["brakes"], {})).fetchall()
 
 
+async def capture_failures(conn: Connection) -> int:
+    """How many changes could not be captured, ever."""
+    row = await (await conn.execute(SQL["capture_failures"], {})).fetchone()
+    return row["n"] if row else 0
+
+
 async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
     """The whole on one screen."""
 
@@ -111,7 +117,7 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
     rules = await rules_in_force(conn)
     rates = {name: a.rate.per_second for name, a in rules.rules.accounts.items()} if rules else {}
     known = await accounts.all_accounts(conn)
-    failures = (await one("capture_failures"))["n"]
+    failures = await capture_failures(conn)
     outbox = await one("outbox")
     lost = await one("lost_replicas")
     stopped = {row["name"]: row["paused_until"] for row in known}

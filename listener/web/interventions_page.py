@@ -92,12 +92,13 @@ class Interventions:
     async def seen(self, request: web.Request) -> web.StreamResponse:
         """A person has taken note of the captures that failed, up to the count that they were shown."""
         session, form = await _deed(request)
-        count = form.get("capture_failures", "")
-        if not (count.isascii() and count.isdigit() and len(count) < 19):
+        shown = forms.number(form.get("capture_failures"))
+        if shown is None:
             raise web.HTTPBadRequest
-        reason = forms.reason(form)
         async with self._store.acting() as conn:
-            await pauses.audit(conn, session.who, "seen", {"capture_failures": int(count)}, 0, reason)
+            # nobody has seen what has yet to fail
+            seen = min(shown, await overview.capture_failures(conn))
+            await pauses.audit(conn, session.who, "seen", {"capture_failures": seen}, 0, forms.reason(form))
         return web.Response(status=303, headers={"Location": "/"})
 
     async def audit(self, request: web.Request) -> web.Response:

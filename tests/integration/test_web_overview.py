@@ -77,6 +77,11 @@ async def test_each_fault_is_the_sentence_until_it_is_over(erp_database: str) ->
         assert "lỗi ghi nhận 2" in html.unescape((await somebody.get("/audit")).text)
         assert (await somebody.post("/interventions/seen", {"capture_failures": "x"})).status == 400
 
+        # what has yet to fail is not taken note of, whatever a form says
+        assert (await somebody.post("/interventions/seen", {"capture_failures": 999})).status == 303
+        await world.db.execute("SELECT nextval('listener.capture_failures')")
+        assert await says(somebody, "1 lần ghi nhận") == "bad"
+
 
 async def test_a_trigger_that_is_gone_is_named(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world) as somebody:
