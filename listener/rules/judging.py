@@ -294,14 +294,13 @@ class _Plan:
         meant_for = after_quiet(self.change.at, quiet, self.compiled.zone)
         due_at = after_quiet(max(self.change.at, self.now), quiet, self.compiled.zone)
         expires_at = meant_for + self.rule.expires
-        if due_at >= expires_at:
-            why = "too old: the change is longer ago than `expires`"
-            return Planned(**common, phone=phone, state=State.EXPIRED, reason=why, due_at=due_at, expires_at=expires_at)
+        expired = due_at >= expires_at
         quiet_at, quiet_until = next_quiet(due_at, quiet, self.compiled.zone)
         return Planned(
             **common,
             phone=phone,
-            state=State.WAITING,
+            state=State.EXPIRED if expired else State.WAITING,
+            reason="too old: the change is longer ago than `expires`" if expired else None,
             due_at=due_at,
             expires_at=expires_at,
             quiet_at=quiet_at,

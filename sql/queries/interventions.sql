@@ -54,11 +54,13 @@ WITH back AS (
     RETURNING f.*
 )
 INSERT INTO listener.message (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
-                              text, parts, encoding, state, reason, ticket_own, ticket_sent, no_ticket, if_unsure,
-                              max_block, permits, attempts, unsure, save, created_at, order_at, expires_at, lease)
+                              text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_note, no_ticket,
+                              if_unsure, max_block, permits, attempts, unsure, save, recheck, quiet_at, quiet_until,
+                              created_at, order_at, expires_at, lease)
 SELECT b.id, b.change_id, b.rule, b.rules_version, b.watch, b.key, b.account, t.id, b.thread, b.priority, b.phone,
-       b.text, b.parts, b.encoding, 'waiting', %(note)s, b.ticket_own, b.ticket_sent, b.no_ticket, b.if_unsure,
-       b.max_block, b.permits, b.attempts, b.unsure, b.save, b.created_at, b.order_at,
+       b.text, b.parts, b.encoding, 'waiting', %(note)s, b.ticket_own, b.ticket_sent, b.ticket_note, b.no_ticket,
+       b.if_unsure, b.max_block, b.permits, b.attempts, b.unsure, b.save, b.recheck, b.quiet_at, b.quiet_until,
+       b.created_at, b.order_at,
        clock_timestamp() + coalesce(make_interval(secs => (%(lives)s::jsonb ->> b.rule)::float8),
                                     greatest(b.expires_at - b.created_at, interval '1 hour')), b.lease
   FROM back b JOIN listener.thread t ON t.account = b.account AND t.name = b.thread
@@ -99,12 +101,11 @@ WITH gone AS (
 )
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
                                phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
-                               no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
-                               due_at, expires_at, settled_at, lease)
+                               permits, attempts, unsure, created_at, order_at, due_at, expires_at, settled_at, lease)
 SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
        'cancelled', %(note)s || CASE WHEN unsure > 0 OR state = 'unknown' THEN '; perhaps sent before' ELSE '' END,
-       ticket_own, ticket_sent, ticket_id, no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at,
-       order_at, due_at, expires_at, clock_timestamp(), lease
+       ticket_own, ticket_sent, ticket_id, permits, attempts, unsure, created_at, order_at, due_at, expires_at,
+       clock_timestamp(), lease
   FROM gone
 RETURNING id, state;
 
@@ -115,11 +116,10 @@ WITH gone AS (
 )
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
                                phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
-                               no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
-                               due_at, expires_at, settled_at, lease)
+                               permits, attempts, unsure, created_at, order_at, due_at, expires_at, settled_at, lease)
 SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
-       'accepted', %(note)s, ticket_own, ticket_sent, ticket_id, no_ticket, if_unsure, max_block, permits, attempts, unsure,
-       save, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
+       'accepted', %(note)s, ticket_own, ticket_sent, ticket_id, permits, attempts, unsure, created_at, order_at, due_at,
+       expires_at, clock_timestamp(), lease
   FROM gone
 RETURNING id, state;
 

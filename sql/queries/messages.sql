@@ -34,14 +34,19 @@ SELECT m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, t.id, m.thre
 ON CONFLICT (change_id, rule, phone) DO NOTHING;
 
 -- name: insert_finished
--- Messages that are finished before they began: rejected, shadow, suppressed, expired.
+-- Messages that are finished before they began: rejected, shadow, suppressed, expired. Of these only the expired are
+-- ever sent as they are.
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread, priority, phone, text,
-                               parts, encoding, state, reason, ticket_own, settled_at)
+                               parts, encoding, state, reason, ticket_own, if_unsure, max_block, save, recheck, quiet_at,
+                               quiet_until, settled_at)
 SELECT nextval('listener.message_id'), m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, m.thread, m.priority,
-       m.phone, m.text, m.parts, m.encoding, m.state, m.reason, m.ticket_own, clock_timestamp()
+       m.phone, m.text, m.parts, m.encoding, m.state, m.reason, m.ticket_own, m.if_unsure,
+       make_interval(secs => m.max_block_s), CASE m.state WHEN 'expired' THEN m.save END,
+       CASE m.state WHEN 'expired' THEN m.recheck END, m.quiet_at, m.quiet_until, clock_timestamp()
   FROM json_to_recordset(%(rows)s::json) AS m(
            place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
-           phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint)
+           phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint,
+           if_unsure text, max_block_s float8, save jsonb, recheck jsonb, quiet_at timestamptz, quiet_until timestamptz)
  ORDER BY m.place;
 
 -- name: wake_threads_by_name
@@ -286,11 +291,13 @@ WITH gone AS (
 ), kept AS (
     INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
                                    phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
-                                   no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
-                                   due_at, expires_at, settled_at, lease)
+                                   ticket_note, no_ticket, if_unsure, max_block, permits, attempts, unsure, save, recheck,
+                                   quiet_at, quiet_until, created_at, order_at, due_at, expires_at, settled_at, lease)
     SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts,
-           encoding, new_state, nullif(concat_ws('; ', ticket_note, nullif(new_reason, '')), ''), ticket_own, ticket_sent, ticket_received, no_ticket, if_unsure, max_block,
-           permits, attempts - uncounted, unsure, save, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
+           encoding, new_state, nullif(concat_ws('; ', ticket_note, nullif(new_reason, '')), ''), ticket_own, ticket_sent,
+           ticket_received, ticket_note, no_ticket, if_unsure, max_block, permits, attempts - uncounted, unsure, save,
+           CASE new_state WHEN 'rejected' THEN recheck END, quiet_at, quiet_until, created_at, order_at, due_at, expires_at,
+           clock_timestamp(), lease
       FROM gone
 ), late AS (
     UPDATE listener.finished f
@@ -391,12 +398,12 @@ WITH gone AS (
 )
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
                                phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
-                               no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at, order_at,
-                               due_at, expires_at, settled_at, lease)
+                               ticket_note, no_ticket, if_unsure, max_block, permits, attempts, unsure, save, recheck,
+                               quiet_at, quiet_until, created_at, order_at, due_at, expires_at, settled_at, lease)
 SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
        'expired', 'waited past its `expires`' || coalesce('; last: ' || reason, ''),
-       ticket_own, ticket_sent, ticket_id, no_ticket, if_unsure, max_block, permits, attempts, unsure, save, created_at,
-       order_at, due_at, expires_at, clock_timestamp(), lease
+       ticket_own, ticket_sent, ticket_id, ticket_note, no_ticket, if_unsure, max_block, permits, attempts, unsure, save,
+       recheck, quiet_at, quiet_until, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
   FROM gone;
 
 -- name: expire_unsure

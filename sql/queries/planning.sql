@@ -48,10 +48,11 @@ WITH gone AS (
     RETURNING m.*, r.why
 )
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
-                               phone, text, parts, encoding, state, reason, ticket_own, permits, attempts, unsure,
-                               created_at, order_at, due_at, expires_at, settled_at)
+                               phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
+                               permits, attempts, unsure, created_at, order_at, due_at, expires_at, settled_at, lease)
 SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
-       'superseded', why, ticket_own, permits, attempts, unsure, created_at, order_at, due_at, expires_at, clock_timestamp()
+       'superseded', why, ticket_own, ticket_sent, ticket_id, permits, attempts, unsure, created_at, order_at, due_at,
+       expires_at, clock_timestamp(), lease
   FROM gone
 RETURNING id;
 
@@ -66,9 +67,9 @@ WITH gone AS (
     RETURNING m.*, s.by
 )
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
-                               phone, text, parts, encoding, state, reason, ticket_own, permits, attempts, unsure,
-                               created_at, order_at, due_at, expires_at, settled_at)
+                               phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
+                               permits, attempts, unsure, created_at, order_at, due_at, expires_at, settled_at, lease)
 SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
-       'superseded', 'a newer message of the rule ' || by || ' replaces it', ticket_own, permits, attempts, unsure,
-       created_at, order_at, due_at, expires_at, clock_timestamp()
+       'superseded', 'a newer message of the rule ' || by || ' replaces it', ticket_own, ticket_sent, ticket_id, permits,
+       attempts, unsure, created_at, order_at, due_at, expires_at, clock_timestamp(), lease
   FROM gone;

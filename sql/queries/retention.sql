@@ -14,7 +14,8 @@ WITH old AS (
      ORDER BY settled_at LIMIT %(limit)s
 ), blanked AS (
     UPDATE listener.finished f
-       SET phone = NULL, text = NULL, save = NULL, joins = NULL, recheck = NULL, reason = 'phone and text were removed after their time',
+       SET phone = NULL, text = NULL, save = NULL, joins = NULL, recheck = NULL, ticket_note = NULL,
+           reason = 'phone and text were removed after their time',
            key = CASE WHEN listener.names_phone(key) THEN 'removed' ELSE key END,
            thread = CASE WHEN listener.names_phone(thread) THEN 'removed' ELSE thread END
       FROM old WHERE f.id = old.id AND f.settled_at = old.settled_at

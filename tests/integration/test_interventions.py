@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 
@@ -156,6 +157,27 @@ async def test_a_message_rejected_before_any_request_is_judged_anew(erp_database
         assert await world.states() == {"one": "accepted"}
         assert await number(world, "one") == message
         assert (await say(world, "retry", message)).code == 1
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["in the queue", "before it"])
+async def test_an_expired_message_comes_back_with_all_that_its_rule_asked_for(erp_database: str, early: bool) -> None:
+    asked = ("recheck: true", "if_unsure: resend", "max_block: 3m", "quiet_hours: {from: 01:00, to: 01:01}")
+    ticket = '{save: "UPDATE public.notes SET ticket_id = %(ticket_id)s WHERE id = %(id)s"}'
+    async with open_world(erp_database, rules=rules_text(defaults="\n  ".join(asked), ticket=ticket)) as world:
+        await world.note("a", "one")
+        assert (await say(world, "pause", "--account", "main", "--reason", "x")).code == 0
+        if early:
+            await world.db.execute("UPDATE listener.outbox SET at = now() - interval '1 day'")
+        async with world.service():
+            if not early:
+                await world.until("SELECT count(*) = 1 FROM listener.message")
+                await world.db.execute("UPDATE listener.message SET expires_at = now() - interval '1 s'")
+            await world.until("SELECT state = 'expired' FROM listener.messages")
+        assert (await say(world, "retry", "--state", "expired", "--yes")).code == 0
+        back = await world.one("SELECT * FROM listener.message")
+        assert (back["if_unsure"], back["max_block"]) == ("resend", timedelta(minutes=3))
+        assert back["quiet_until"] - back["quiet_at"] == timedelta(minutes=1)
+        assert (back["save"]["id"], back["recheck"]) == (1, {})
 
 
 async def test_an_expired_message_gets_its_whole_time_again(erp_database: str) -> None:

@@ -46,6 +46,49 @@ def test_a_statement_is_prepared(prepared: "psycopg.Connection[Any]", module: st
     assert types is not None and len(types[0]) == len(numbers)
 
 
+# What a finished message is not: joined, or leased.
+OVER = {"joins", "lease_until"}
+# What only another request would need, and what has ended for good gets none.
+NEVER_AGAIN = OVER | {
+    "ticket_note", "no_ticket", "if_unsure", "max_block", "save", "recheck", "quiet_at", "quiet_until",
+}  # fmt: skip
+# What comes of being in the queue.
+NEVER_BEGAN = OVER | {
+    "thread_id", "ticket_sent", "ticket_id", "ticket_note", "no_ticket", "permits", "attempts", "unsure", "lease",
+    "created_at", "order_at", "due_at", "expires_at",
+}  # fmt: skip
+LEFT_OUT = {
+    "insert_finished": NEVER_BEGAN,
+    "finish": OVER,
+    "expire": OVER,
+    "replace": NEVER_AGAIN,
+    "supersede": NEVER_AGAIN,
+    "cancel": NEVER_AGAIN,
+    "arrived": NEVER_AGAIN,
+}
+
+
+def test_a_finished_message_keeps_every_fact_that_is_asked_for_later(prepared: "psycopg.Connection[Any]") -> None:
+    """Each statement names thirty columns; one that it forgot would be lost without a word."""
+    whole = {c.name for c in prepared.execute("SELECT * FROM listener.finished LIMIT 0").description or ()}
+    filing = re.compile(r"INSERT INTO listener\.finished \(([\w\s,]+)\)")
+    named = {
+        name: set(re.split(r",\s*", found[1]))
+        for module in MODULES
+        for name, statement in load(module).items()
+        if (found := filing.search(statement.decode()))
+    }
+    assert {name: whole - columns for name, columns in named.items()} == LEFT_OUT
+
+
+def test_what_is_sent_again_is_all_that_it_was(prepared: "psycopg.Connection[Any]") -> None:
+    whole = {c.name for c in prepared.execute("SELECT * FROM listener.message LIMIT 0").description or ()}
+    found = re.search(r"INSERT INTO listener\.message \(([\w\s,]+)\)", load("interventions")["retry_finished"].decode())
+    assert found is not None
+    anew = {"due_at", "settled_at", "ticket_id", "held_by", "looks", "look_at"}
+    assert whole - set(re.split(r",\s*", found[1])) == OVER | anew
+
+
 def asked_for(source: str) -> Iterator[str]:
     """The names that a module may ask for; of `f"counts_{meaning}"` the fixed part, `counts_`."""
     for node in ast.walk(ast.parse(source)):
