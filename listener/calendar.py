@@ -15,7 +15,7 @@ from psycopg import sql
 
 from listener.database import LOST, Connection, Link
 from listener.errors import OutOfReachError, describe
-from listener.queries import load
+from listener.queries import load, pieces
 from listener.rulebook import Rulebook
 from listener.rules import Watch, parameters
 from listener.rules.references import DAY
@@ -25,6 +25,7 @@ from listener.waiting import wait_for_any
 
 log = structlog.get_logger()
 SQL = load("calendar")
+_INTO_OUTBOX = sql.SQL(pieces("calendar.sql")["into_outbox"])
 
 POLL = 2.0
 # seconds until a query that failed is tried again: it may be one that costs the ERP a minute each time
@@ -135,7 +136,4 @@ def _statement(rules: RuleSet, name: str, watch: Watch) -> sql.Composed:
             sql.SQL(", ").join(sql.SQL("{}, _row.{}").format(sql.Literal(c), sql.Identifier(c)) for c in columns)
         )
     )
-    return sql.SQL(
-        "INSERT INTO listener.outbox (watch, op, key, new) "
-        "SELECT DISTINCT ON ({key}) %(watch)s, 'insert', {key}, {value} FROM (\n{select}\n) AS _row ORDER BY {key}"
-    ).format(key=key, value=value, select=sql.SQL(watch.select or ""))
+    return _INTO_OUTBOX.format(key=key, value=value, select=sql.SQL(watch.select or ""))
