@@ -10,7 +10,7 @@ def cpu_seconds(pid: int) -> float:
     return sum(int((t / "schedstat").read_text().split()[0]) for t in Path(f"/proc/{pid}/task").iterdir()) / 1e9
 
 
-def resident_mib(pid: int) -> float:
-    """Memory in use, shared libraries among it."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:"))
+def resident_mib(pid: int, what: str = "VmRSS") -> float:
+    """Memory in use (`VmHWM`: in use at most), shared libraries among it."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(f"{what}:"))
     return int(line.split()[1]) * 1024 / MIB

@@ -305,12 +305,6 @@ async def open_bench(
             watching.cancel()
 
 
-def resident_kb(pid: int, what: str = "VmRSS") -> int:
-    """The memory that a process holds now (`VmHWM`: held at most), in kB."""
-    with open(f"/proc/{pid}/status") as lines:  # noqa: PTH123
-        return next(int(line.split()[1]) for line in lines if line.startswith(what))
-
-
 def descriptors(pid: int) -> int:
     """How many files, sockets and pipes a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208

@@ -25,7 +25,7 @@ from listener.simulator.gateway import (
     ManyHeaders,
     Moment,
 )
-from tests.faults.bench import resident_kb
+from tests.bench.process import resident_mib
 from tests.support.raw_server import answer, raw_server, says
 from tests.support.world import World, open_world, rules_text
 
@@ -151,7 +151,7 @@ async def test_answers_without_an_end_or_of_any_size_cost_no_memory_and_free_the
         replica = await world.replica()
         await world.notes([(f"warm {n}", f"warm {n}") for n in range(60)])
         await world.settled()
-        before = resident_kb(replica.pid)
+        before = resident_mib(replica.pid)
         texts = [f"<{words}> {n}" for n in range(many) for words in actions] + [f"other {n}" for n in range(many)]
         await world.notes([(text, text) for text in texts])
         # Unclear answers in a row stop the account: each time somebody lets it go on.
@@ -159,8 +159,8 @@ async def test_answers_without_an_end_or_of_any_size_cost_no_memory_and_free_the
         await world.settled(60)
         letting.cancel()
         await asyncio.gather(letting, return_exceptions=True)
-        print(f"{resident_kb(replica.pid, 'VmHWM') - before} kB at most")
-        assert resident_kb(replica.pid, "VmHWM") - before <= 20_000
+        print(f"{resident_mib(replica.pid, 'VmHWM') - before:.1f} MiB at most")
+        assert resident_mib(replica.pid, "VmHWM") - before <= 20
         states = await world.states()
         assert {states[f"other {n}"] for n in range(many)} == {"accepted"}
         assert {states[text] for text in texts[:-many]} <= {"unknown", "accepted"}

@@ -15,7 +15,8 @@ import pytest
 
 from listener.simulator.gateway import Break, Ending, Fault, Moment
 from listener.simulator.gateway.state import State
-from tests.faults.bench import descriptors, open_bench, resident_kb
+from tests.bench.process import resident_mib
+from tests.faults.bench import descriptors, open_bench
 from tests.faults.test_soak import LONG
 from tests.support.world import NOTES, Replica, open_world, rules_text
 
@@ -159,7 +160,7 @@ async def test_huge_values_delay_nobody_and_take_little_memory(erp_database: str
         assert world.arrived() == ["small"]
         huge = await world.rows("SELECT state FROM listener.messages WHERE thread LIKE '%%huge'")
         assert [row["state"] for row in huge] == ["rejected"] * 20
-        assert resident_kb(replica.pid, "VmHWM") <= 250_000
+        assert resident_mib(replica.pid, "VmHWM") <= 244
 
 
 @pytest.mark.timeout(600 if LONG else 120)
@@ -182,6 +183,6 @@ async def test_many_waiting_and_a_gateway_that_hangs_need_little(erp_database: s
         before = len(world.gateway.state.ledger)
         await world.gateway.wait_for(before + 10, timeout=30)
         assert replica.process.returncode is None, replica.log.read_text()
-        assert resident_kb(replica.pid, "VmHWM") <= 250_000
+        assert resident_mib(replica.pid, "VmHWM") <= 244
         kept = await world.one("SELECT count(*) AS n FROM listener.messages")
         assert kept["n"] == WAITING
