@@ -12,6 +12,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from decimal import Decimal
 from time import monotonic
 from typing import Any, TypeAlias
@@ -260,3 +261,12 @@ def cut(conn: Connection) -> None:
         return
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as twin:
         twin.shutdown(socket.SHUT_RDWR)
+
+
+def jsonable(value: object) -> object:
+    """What `json.dumps` is to write (`default=`) for a value that it does not know: a number, a time, a text."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
-from listener.database import Connection
+from listener.database import Connection, jsonable
 from listener.model import Lease, State
 from listener.queries import load
 
@@ -219,13 +218,7 @@ async def file(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -
 
 def to_json(rows: Iterable[dict[str, Any]]) -> str:
     """Rows for `json_to_recordset`."""
-    return json.dumps(list(rows), default=_plain, ensure_ascii=False)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    return str(value)
+    return json.dumps(list(rows), default=jsonable, ensure_ascii=False)
 
 
 async def expire(conn: Connection) -> None:

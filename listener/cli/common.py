@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
-from decimal import Decimal
 from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 import psycopg
 
+from listener.database import jsonable
 from listener.errors import ListenerError, OutOfReachError
 from listener.words import moment
 
@@ -98,15 +98,7 @@ def _in_short(error: BaseException) -> str:
 
 def print_json(value: object) -> None:
     """JSON on stdout: times with zone, whole numbers as numbers, Vietnamese readable."""
-    click.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    return str(value)
+    click.echo(json.dumps(value, default=jsonable, ensure_ascii=False, indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
