@@ -13,13 +13,13 @@ from typing import Any
 
 from psycopg.rows import tuple_row
 
-from listener import phones
+from listener import overview, phones
 from listener.database import Connection
 from listener.errors import ListenerError, RenderError
 from listener.lookups import Lookups
 from listener.model import Change, Mode, Op, State
 from listener.queries import load
-from listener.rules import Rules, parse
+from listener.rules import Rules
 from listener.rules.conditions import Moves
 from listener.rules.judging import CompiledRule, Found, Group, Planned, Verdict
 from listener.rules.ruleset import RuleSet, compile_rules
@@ -177,11 +177,11 @@ def _sums(tallies: Iterable[Tally]) -> dict[str, int]:
 
 
 async def in_force(conn: Connection) -> RuleSet:
-    """The rules in force. Raises `ListenerError` when there are none yet."""
-    row = await (await conn.execute(SQL["in_force"], {})).fetchone()
-    if row is None:
-        raise ListenerError("no rules have been in force here yet; start `listener run` once")
-    return compile_rules(parse(row["source"], f"version {row['version']}"), row["version"])
+    """The rules in force. Raises `ListenerError` when there are none, or none that this program can read."""
+    rules = await overview.rules_in_force(conn)
+    if rules is None:
+        raise ListenerError("there are no rules in force here that this version can read; start `listener run` once")
+    return rules
 
 
 async def replay(

@@ -181,7 +181,10 @@ async def test_what_the_new_rules_need_and_nobody_captured(erp_database: str, tm
 async def test_errors(erp_database: str, tmp_path: Path) -> None:
     async with open_world(erp_database, rules=sample()) as world:
         said = await verb(world.environment(), "replay")
-        assert (said.code, said.err) == (1, "no rules have been in force here yet; start `listener run` once\n")
+        assert (said.code, said.err) == (
+            1,
+            "there are no rules in force here that this version can read; start `listener run` once\n",
+        )
         assert (await verb(world.environment(), "replay", "--since", "soon")).code == 2
         bad = tmp_path / "bad.yaml"
         bad.write_text("version: 2\n", encoding="utf-8")
