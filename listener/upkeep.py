@@ -13,7 +13,7 @@ import structlog
 
 from listener import __version__, accounts, messages, pauses
 from listener.database import LOST, Connection, Link
-from listener.errors import OutOfReachError, describe
+from listener.errors import ListenerError, OutOfReachError, describe
 from listener.lookups import as_text
 from listener.model import Unknown
 from listener.queries import load
@@ -144,19 +144,20 @@ class Upkeep:
 
     async def _save_ticket(self, conn: Connection, row: dict[str, Any]) -> None:
         rule = self._book.current.rules.rules.get(row["rule"])
-        statement = rule.ticket.save if rule is not None and rule.ticket is not None else None
         try:
-            if statement is not None:
-                async with conn.transaction():
-                    # Our own write into the ERP must not come back as a change of its own.
-                    await conn.execute("SET LOCAL listener.mute = 'ticket.save'")
-                    await conn.execute("SET LOCAL statement_timeout = '2s'")
-                    params = {name: as_text(value) for name, value in row["params"].items()}
-                    await conn.execute(statement.encode(), {**params, "ticket_id": row["ticket_id"]})
-        except psycopg.Error as error:
+            if rule is None or rule.ticket is None or rule.ticket.save is None:
+                raise ListenerError("the rules have no such rule with `ticket.save` any more")
+            async with conn.transaction():
+                # Our own write into the ERP must not come back as a change of its own.
+                await conn.execute("SET LOCAL listener.mute = 'ticket.save'")
+                await conn.execute("SET LOCAL statement_timeout = '2s'")
+                params = {name: as_text(value) for name, value in row["params"].items()}
+                await conn.execute(rule.ticket.save.encode(), {**params, "ticket_id": row["ticket_id"]})
+        except (psycopg.Error, ListenerError) as error:
             if conn.closed:
                 raise
-            log.warning("ticket_save_failed", rule=row["rule"], error=type(error).__name__, sqlstate=error.sqlstate)
-            await conn.execute(SQL["save_failed"], {"id": row["message_id"], "error": type(error).__name__})
+            why, state = describe(error), getattr(error, "sqlstate", None)
+            log.warning("ticket_save_failed", rule=row["rule"], error=why, sqlstate=state)
+            await conn.execute(SQL["save_failed"], {"id": row["message_id"], "error": why})
         else:
             await conn.execute(SQL["saved"], {"id": row["message_id"]})

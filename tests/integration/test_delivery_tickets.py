@@ -167,6 +167,26 @@ async def test_writing_back_is_tried_again_when_it_fails(erp_database: str) -> N
         assert world.arrived() == ["text"]
 
 
+async def test_a_ticket_whose_rule_says_no_longer_how_is_kept_until_it_does(
+    erp_database: str,
+) -> None:
+    async with open_world(erp_database, rules=rules_text(ticket=SAVE)) as world:
+        await world.note("order", "text")
+        await world.db.execute("ALTER TABLE public.notes RENAME COLUMN saved_ticket TO elsewhere")
+        async with world.service():
+            await world.until("SELECT tries >= 1 FROM listener.ticket_save")
+        await world.db.execute("ALTER TABLE public.notes RENAME COLUMN elsewhere TO saved_ticket")
+        for rules, saved in ((rules_text(ticket="none"), False), (rules_text(ticket=SAVE), True)):
+            world.use_rules(rules)
+            await world.db.execute("UPDATE listener.ticket_save SET due_at = now(), tries = 0, error = NULL")
+            async with world.service():
+                if saved:
+                    await world.until("SELECT count(*) = 0 FROM listener.ticket_save")
+                else:
+                    await world.until("SELECT error LIKE '%%no such rule%%' FROM listener.ticket_save")
+        assert (await world.one("SELECT saved_ticket FROM public.notes"))["saved_ticket"] == FIRST
+
+
 async def test_a_locked_row_of_the_erp_does_not_hold_up_the_rest(erp_database: str) -> None:
     async with open_world(erp_database, rules=rules_text(ticket=SAVE)) as world:
         await world.notes([("order 1", "locked"), ("order 2", "free")])
