@@ -11,12 +11,13 @@ from listener import capture, migrations, rights
 from listener.database import Connection
 from listener.errors import Fault, ListenerError
 from listener.lookups import batched
+from listener.model import Op
 from listener.rules import Source, Watch, parameters
 from listener.rules.judging import CompiledRule
 from listener.rules.references import DAY, nearest
 from listener.rules.ruleset import RuleSet
 from listener.rules.samples import Column, World, is_text, longest, never_works, widest
-from listener.rules.schema import Accents, Event
+from listener.rules.schema import Accents
 from listener.rules.source import Keys
 from listener.settings import Settings
 from listener.templates import Expression, Text
@@ -24,7 +25,7 @@ from listener.text import clean, count, unaccent
 
 _TRY = "try it in psql"
 # the rows that a change of each sort has
-_SIDES = {Event.INSERT: ("new",), Event.UPDATE: ("old", "new"), Event.DELETE: ("old",)}
+_SIDES = {Op.INSERT: ("new",), Op.UPDATE: ("old", "new"), Op.DELETE: ("old",)}
 # keys are numbers in one ERP and codes in another
 _KEYS = ("DH1001", "1001")
 
@@ -185,7 +186,7 @@ def _unfit(document: Source, compiled: CompiledRule, types: Mapping[Column, str]
 
 def _worlds(watch: Watch) -> list[World]:
     """A change of each sort that the watch captures."""
-    events = [Event.INSERT] if watch.table is None else watch.events
+    events = [Op.INSERT] if watch.table is None else watch.events
     return [World(op=event.value, key=key, rows=(*_SIDES[event], *watch.lookup)) for event in events for key in _KEYS]
 
 

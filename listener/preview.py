@@ -13,7 +13,7 @@ from listener.errors import ListenerError, UsageError
 from listener.lookups import Lookups
 from listener.model import Change, Op, State, key_text
 from listener.queries import load
-from listener.rules import Event, Watch
+from listener.rules import Watch
 from listener.rules.judging import Planned, Verdict
 from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
@@ -90,9 +90,9 @@ async def preview(
 
 def _as_watched(rows: Rows, watch: Watch) -> Rows:
     """A row alone as it comes in the changes that the watch captures: only with updates there was a row before."""
-    if rows.old_known or (watch.table is not None and Event.UPDATE in watch.events):
+    if rows.old_known or (watch.table is not None and Op.UPDATE in watch.events):
         return rows
-    if watch.table is None or Event.INSERT in watch.events:
+    if watch.table is None or Op.INSERT in watch.events:
         return Rows(old=None, new=rows.new)
     return Rows(old=rows.new, new=None)
 

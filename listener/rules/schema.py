@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
-from listener.model import Mode
+from listener.model import Mode, Op
 from listener.rules.forms import (
     CapForm,
     Column,
@@ -44,12 +44,6 @@ from listener.rules.snippets import Condition, Query, Statement
 def say(english: str, vietnamese: str) -> str:
     """A description in both languages, as editors show it."""
     return f"{english} / {vietnamese}"
-
-
-class Event(StrEnum):
-    INSERT = "insert"
-    UPDATE = "update"
-    DELETE = "delete"
 
 
 class OnCaptureError(StrEnum):
@@ -165,8 +159,8 @@ class Watch(_Words):
     columns: Distinct[Column] = Field(
         default=(), description=say("Columns whose change counts.", "Các cột mà khi thay đổi thì được ghi nhận.")
     )
-    events: Distinct[Event] = Field(
-        default=(Event.UPDATE,),
+    events: Distinct[Op] = Field(
+        default=(Op.UPDATE,),
         description=say(
             "What counts: insert, update, delete.", "Loại thay đổi: insert (thêm), update (sửa), delete (xóa)."
         ),
@@ -448,10 +442,10 @@ class Expectation(_Words):
     ticket_id: Maybe[ServiceId] = Field(default=None, description=say("The ticket it goes on.", "Mã phiếu của tin."))
 
 
-def _told_by_rows(earlier: dict[str, Any]) -> Event:
+def _told_by_rows(earlier: dict[str, Any]) -> Op:
     if earlier["old"] is None:
-        return Event.INSERT
-    return Event.DELETE if earlier["new"] is None else Event.UPDATE
+        return Op.INSERT
+    return Op.DELETE if earlier["new"] is None else Op.UPDATE
 
 
 class RuleTest(_Words):
@@ -465,7 +459,7 @@ class RuleTest(_Words):
     on: Name = Field(description=say("The watch.", "Tên mục trong watch."))
     old: Maybe[Row] = Field(default=None, description=say("The row before.", "Dòng trước khi đổi."))
     new: Maybe[Row] = Field(default=None, description=say("The row after.", "Dòng sau khi đổi."))
-    op: Event = Field(
+    op: Op = Field(
         default_factory=_told_by_rows,
         description=say(
             "insert, update or delete; told by old and new.", "insert, update hay delete; suy ra từ old và new."

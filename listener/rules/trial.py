@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from listener import phones
-from listener.model import Change, Mode, Op, State, key_text
+from listener.model import Change, Mode, State, key_text
 from listener.rules.judging import Planned, Verdict
 from listener.rules.reader import build
 from listener.rules.references import nearest, written
@@ -90,7 +90,7 @@ def _verdicts(rules: RuleSet, test: RuleTest) -> list[Verdict]:
     change = Change(
         id=0,
         watch=test.on,
-        op=Op(test.op.value),
+        op=test.op,
         key=key_text(watch.key, row),
         old=test.old,
         new=test.new,

@@ -16,11 +16,10 @@ from pydantic import ValidationError
 import listener.rules
 from listener.cli import main
 from listener.errors import Fault, RulesError
-from listener.model import Mode
+from listener.model import Mode, Op
 from listener.rules import (
     Accents,
     Cap,
-    Event,
     Parts,
     Priority,
     Rate,
@@ -241,7 +240,7 @@ def test_the_example_becomes_nouns() -> None:
         "public.accounts",
         ("balance",),
         ("account_no",),
-        (Event.UPDATE,),
+        (Op.UPDATE,),
     )
     assert parameters(watch.lookup["customer"]) == ("customer_id",)
     low, status = rules.rules["low_balance"], rules.rules["order_status"]
@@ -261,7 +260,7 @@ def test_the_example_becomes_nouns() -> None:
     assert status.quiet_hours is not None
     assert (status.quiet_hours.start, status.quiet_hours.end) == (time(21), time(7))
     [test] = rules.tests
-    assert (test.op, test.at) == (Event.UPDATE, datetime(2026, 11, 22, 3, tzinfo=UTC))
+    assert (test.op, test.at) == (Op.UPDATE, datetime(2026, 11, 22, 3, tzinfo=UTC))
     assert test.new == {"account_no": "A1", "balance": Decimal(90000), "customer_id": Decimal(7)}
     assert (test.expect[0].to, test.expect[0].parts) == ("0980000000", 1)
 
@@ -296,9 +295,9 @@ def test_every_word_of_the_file() -> None:
     assert (welcome.max_block, welcome.first_match, welcome.enabled) == (timedelta(minutes=30), "greeting", False)
     assert (reminder.accents, reminder.max_parts, reminder.expires) == (Accents.STRIP, 2, timedelta(hours=6))
     delete, insert = rules.tests
-    assert (delete.op, delete.new, delete.lookup, delete.at) == (Event.DELETE, None, {"owner": None}, None)
+    assert (delete.op, delete.new, delete.lookup, delete.at) == (Op.DELETE, None, {"owner": None}, None)
     assert delete.old == {"qty": Decimal(3), "note": None, "ok": True, "at": "2026-01-02"}
-    assert (insert.op, insert.expect[0].ticket_id) == (Event.INSERT, "5")
+    assert (insert.op, insert.expect[0].ticket_id) == (Op.INSERT, "5")
 
 
 def test_a_rules_own_value_wins_whole_over_the_defaults() -> None:
