@@ -6,6 +6,7 @@ Sources: 3GPP TS 23.038 (the GSM-7 alphabet) and TS 23.040 section 9.2.3.24.1 (s
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -122,11 +123,16 @@ class Accents(StrEnum):
     ACCENTED = "accented"
 
 
+def rising(row: Sequence[int]) -> bool:
+    """Whether each number is larger than the one before it."""
+    return all(earlier < later for earlier, later in pairwise(row))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartTable:
     """The most units that go into 1, 2, 3... parts, as a carrier bills them; past the end the standard's step goes on.
 
-    Raises ValueError unless both rows are rising, positive and not empty.
+    Raises ValueError unless both rows are `rising`, positive and not empty.
     """
 
     unaccented: tuple[int, ...] = (160, 306, 459, 612)
@@ -134,7 +140,7 @@ class PartTable:
 
     def __post_init__(self) -> None:
         for row in (self.unaccented, self.accented):
-            if not row or row[0] <= 0 or any(a >= b for a, b in pairwise(row)):
+            if not row or row[0] <= 0 or not rising(row):
                 raise ValueError("a table of parts needs rising, positive lengths")
 
     def parts(self, accents: Accents, units: int) -> int:

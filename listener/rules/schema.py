@@ -6,7 +6,6 @@ editors show them. What needs two places of the file to be judged is in `referen
 
 import json
 from enum import StrEnum
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
@@ -39,6 +38,7 @@ from listener.rules.forms import (
     refuse,
 )
 from listener.rules.snippets import Condition, Query, Statement
+from listener.text import DEFAULT_PARTS, rising
 
 
 def say(english: str, vietnamese: str) -> str:
@@ -82,13 +82,13 @@ class Parts(_Words):
     """How many characters fill 1, 2, 3 ... SMS."""
 
     unaccented: _Lengths = Field(
-        default=(160, 306, 459, 612),
+        default=DEFAULT_PARTS.unaccented,
         description=say(
             "Most characters in 1, 2, 3... parts without accents.", "Số ký tự tối đa của 1, 2, 3... phần không dấu."
         ),
     )
     accented: _Lengths = Field(
-        default=(70, 134, 201, 268),
+        default=DEFAULT_PARTS.accented,
         description=say(
             "Most characters in 1, 2, 3... parts with accents.", "Số ký tự tối đa của 1, 2, 3... phần có dấu."
         ),
@@ -97,7 +97,7 @@ class Parts(_Words):
     @model_validator(mode="after")
     def _rising(self) -> "Parts":
         for name, table in (("unaccented", self.unaccented), ("accented", self.accented)):
-            if any(later <= earlier for earlier, later in pairwise(table)):
+            if not rising(table):
                 raise refuse("each number must be larger than the one before it", "write them rising", child=name)
         return self
 
