@@ -377,6 +377,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "replay_failed": ("Chạy lại bị lỗi; xem log của listener.", "The replay failed; see listener's log."),
     "replay_gone": ("Lần chạy này không còn; hãy chạy lại từ đầu.", "This replay is gone; start it again."),
+    "replay_outdated": (
+        "Kết quả chạy lại dưới đây là của nội dung trước khi bạn sửa tiếp; hãy chạy lại.",
+        "The replay below is of the text before you changed it again; replay anew.",
+    ),
     "replay_old": ("Đang dùng", "In force"),
     "replay_new": ("Đã sửa", "Edited"),
     "replay_sms": ("SMS", "SMS"),

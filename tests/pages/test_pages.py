@@ -231,6 +231,11 @@ async def test_the_playground_answers_as_one_types_and_replays(erp_database: str
             await page.click("button:has-text('Chạy lại')")
             await page.wait_for_selector("#replayed table")
             await seen.photograph("playground")
+            assert not await page.is_visible("#outdated")
+            await page.fill("[name=when]", "new.topic == 'DH1000'")
+            await page.wait_for_selector("#outdated:visible")
+            await page.click("button:has-text('Chạy lại')")
+            await page.wait_for_selector("#outdated", state="hidden")
 
 
 async def test_a_brake_is_released_and_the_language_switched(erp_database: str) -> None:

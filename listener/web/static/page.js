@@ -1,6 +1,6 @@
 "use strict";
-// What htmx leaves to the page: telling that the live stream is cut, looking by itself meanwhile, and leaving alone what
-// a person is reading with the pointer.
+// What htmx leaves to the page: telling that the live stream is cut, looking by itself meanwhile, leaving alone what
+// a person is reading with the pointer, and telling that a replay is of a text that was changed since.
 
 (() => {
   const FALLBACK_MS = 5000;
@@ -80,6 +80,20 @@
     const element = event.detail.target === live() && eyes && document.getElementById(eyes.id);
     if (element) scrollBy(0, below(element) - eyes.at);
   });
+  // A replay goes by the text and the condition as they were when it began.
+  const edited = () => [...document.querySelectorAll(".play :is([name=text], [name=when])")].map((e) => e.value).join("\0");
+  let replayed = null;
+  const compare = () => {
+    const said = document.getElementById("outdated");
+    if (said) said.hidden = replayed === null || replayed === edited();
+  };
+  document.addEventListener("input", compare);
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (!event.detail.requestConfig.path.endsWith("/replay")) return;
+    replayed = edited();
+    compare();
+  });
+
   document.addEventListener("selectionchange", () => {
     if (missed && live() && !selecting(live())) {
       missed = false;
