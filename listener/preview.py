@@ -26,6 +26,7 @@ _VERDICTS = {
     State.SUPPRESSED: "skip",
     State.SHADOW: "skip",
 }
+_MIGRATED = "the row holds an old 11-digit number; this is its new form"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ async def _shape(verdict: Verdict, conn: Connection | None) -> dict[str, Any]:
                 "ticket_id": ticket,
                 "thread": m.thread,
                 "due_at": m.due_at,
-                "reason": m.reason,
+                "reason": m.reason or (_MIGRATED if m.migrated else None),
             }
         )
     reason = next((m.reason for m in verdict.messages if m.reason), None)

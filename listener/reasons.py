@@ -91,6 +91,8 @@ _KNOWN = tuple(
         ("this is a number of another country", "đây là số nước ngoài"),
         ("this old 11-digit number was replaced in 2018 and may be someone else's now; its new form is {n}",
          "số 11 chữ số này đã đổi từ năm 2018 và có thể nay là của người khác; dạng mới là {n}"),
+        ("the row holds an old 11-digit number; this is its new form",
+         "dữ liệu ghi số 11 chữ số cũ; đây là số mới của số đó"),
         ("the number is on the block list", "số nằm trong danh sách chặn"),
         ("the phone is on the suppression list", "số nằm trong danh sách không gửi tin"),
         # texts

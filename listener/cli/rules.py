@@ -117,3 +117,5 @@ def _show(verdict: dict[str, Any]) -> None:
         click.echo("")
         for name in ("to", "text", "parts", "encoding", "ticket_id", "thread", "due_at"):
             click.echo(f"  {name.replace('_id', ''):9} {shown(message[name])}")
+        if message["reason"] not in (None, verdict["reason"]):
+            click.echo(f"  note      {message['reason']}")

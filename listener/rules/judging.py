@@ -37,6 +37,8 @@ class Planned:
     state: State
     reason: str | None = None
     phone: str | None = None
+    # the row holds an old 11-digit number, of which this is the new form
+    migrated: bool = False
     text: str | None = None
     parts: int | None = None
     encoding: str | None = None
@@ -225,13 +227,8 @@ class _Plan:
             "recheck": self._still_true(),
             "save": {p: self.change.row.get(p) for p in self.compiled.save_parameters} or None,
         }
-        why = self._unfit(text, size.parts)
-        planned = [
-            Planned(**common, state=State.REJECTED, reason=why or bad, phone=phone)
-            if why or bad
-            else self._on_its_way(phone or "", common)
-            for phone, bad in self._recipients()
-        ]
+        unfit = self._unfit(text, size.parts)
+        planned = [self._to(recipient, unfit, common) for recipient in self._recipients()]
         # In mode redirect several recipients become one person.
         return tuple({(m.phone, m.reason): m for m in planned}.values())
 
@@ -264,20 +261,26 @@ class _Plan:
             return int(text) or None
         raise RenderError("ticket.id is not a whole number")
 
-    def _recipients(self) -> list[tuple[str | None, str | None]]:
-        """(phone, None) for each that can get it, (phone or None, reason) for each that cannot; nobody twice."""
-        found: dict[str, tuple[str | None, str | None]] = {}
-        empty: tuple[str | None, str | None] | None = None
+    def _recipients(self) -> list[phones.Phone | phones.BadPhone]:
+        """Who is to get it and why others cannot, nobody twice; an empty column is told of where there is no other."""
+        found: dict[str, phones.Phone | phones.BadPhone] = {}
+        empty: phones.BadPhone | None = None
         for expression in self.compiled.to:
             outcome = phones.normalise(expression.evaluate(self.names), migrate_old=self.rule.migrate_old)
             if isinstance(outcome, phones.Phone):
-                found.setdefault(outcome.number, (outcome.number, None))
+                found.setdefault(outcome.number, outcome)
             elif outcome.reason is phones.Reason.EMPTY:
-                empty = (None, phones.reason_text(outcome))
+                empty = outcome
             else:
-                reason = phones.reason_text(outcome)
-                found.setdefault(reason, (None, reason))
+                found.setdefault(phones.reason_text(outcome), outcome)
         return list(found.values()) or ([empty] if empty else [])
+
+    def _to(self, recipient: phones.Phone | phones.BadPhone, unfit: str | None, common: dict[str, Any]) -> Planned:
+        if isinstance(recipient, phones.BadPhone):
+            return Planned(**common, state=State.REJECTED, reason=unfit or phones.reason_text(recipient))
+        if unfit:
+            return Planned(**common, phone=recipient.number, state=State.REJECTED, reason=unfit)
+        return self._on_its_way(recipient.number, common | {"migrated": recipient.migrated})
 
     def _on_its_way(self, phone: str, common: dict[str, Any]) -> Planned:
         match self.mode:

@@ -123,7 +123,10 @@ def test_every_phone(rules: Path, vector: tuple[str, str, str, str, str]) -> Non
     }
     assert words[reason] in verdict["reason"]
     if status == "migrated":
-        assert [m["to"] for m in preview(rules, "migrated", note(phone=written))["messages"]] == [number]
+        found = preview(rules, "migrated", note(phone=written))
+        assert (found["verdict"], found["reason"]) == ("send", None)
+        told = "the row holds an old 11-digit number; this is its new form"
+        assert [(m["to"], m["reason"]) for m in found["messages"]] == [(number, told)]
 
 
 @pytest.mark.parametrize("vector", MESSAGES, ids=lambda v: v[0])
