@@ -73,6 +73,7 @@ def _value(value: Any) -> str:
 
 def _message(facts: Mapping[str, Any], words: "_Words") -> str:
     head = words.message.format(id=facts["id"], rule=facts["rule"], phone=facts["phone"] or words.nobody)
+    head += words.redirected if facts["redirected"] else ""
     key = f"waiting:{facts['waits_for']}" if facts["state"] == "waiting" else facts["state"]
     known = {
         **facts,
@@ -96,6 +97,7 @@ class _Words:
     verdicts: Mapping[str, str]
     message: str
     nobody: str
+    redirected: str
     no_reason: str
     states: Mapping[str, str]
     forever: str
@@ -132,6 +134,7 @@ _WORDS: dict[Language, _Words] = {
         },
         message="Message {id} of the rule {rule} to {phone}",
         nobody="nobody",
+        redirected=" (the rule's `redirect_to`)",
         no_reason="no reason is kept",
         states={
             f"waiting:{WaitsFor.QUIET}": "waits for the end of the quiet hours and goes at {due}",
@@ -189,6 +192,7 @@ _WORDS: dict[Language, _Words] = {
         },
         message="Tin {id} của quy tắc {rule} tới {phone}",
         nobody="(không có số)",
+        redirected=" (số `redirect_to` của quy tắc)",
         no_reason="không rõ lý do",
         states={
             f"waiting:{WaitsFor.QUIET}": "đang chờ hết giờ yên lặng, sẽ gửi lúc {due}",

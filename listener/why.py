@@ -17,7 +17,7 @@ from listener.database import Connection
 from listener.errors import RulesError
 from listener.model import Change, Mode
 from listener.queries import load
-from listener.rules import parse
+from listener.rules import Rule, parse
 from listener.rules.judging import CompiledRule
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.templates import Missing
@@ -200,6 +200,7 @@ def _message(
     facts = {name: value for name, value in row.items() if name != "now"}
     if row["phone"] and not reveal:
         facts["phone"] = phones.mask_phone(row["phone"])
+    facts["redirected"] = _redirected(row, _rule(row, rules))
     if row["state"] == "waiting":
         facts["waits_for"] = _waits_for(row, rules, accounts)
         if facts["waits_for"] is WaitsFor.ACCOUNT:
@@ -207,12 +208,23 @@ def _message(
     return Entry(at=row["created_at"], kind=Kind.MESSAGE, facts=facts)
 
 
+def _rule(row: Mapping[str, Any], rules: Mapping[int, RuleSet]) -> Rule | None:
+    """The rule that made a message, as it was then."""
+    ruleset = rules.get(row["rules_version"])
+    return ruleset.rules.rules.get(row["rule"]) if ruleset is not None else None
+
+
+def _redirected(row: Mapping[str, Any], rule: Rule | None) -> bool:
+    """Whether a message goes where `mode: redirect` sends all, be it the rule's mode or the daemon's."""
+    target = phones.normalise(rule.redirect_to) if rule is not None and rule.redirect_to is not None else None
+    return isinstance(target, phones.Phone) and target.number == row["phone"]
+
+
 def _waits_for(
     row: Mapping[str, Any], rules: Mapping[int, RuleSet], accounts: Mapping[str, Mapping[str, Any]]
 ) -> WaitsFor:
     if row["due_at"] > row["now"]:
-        ruleset = rules.get(row["rules_version"])
-        rule = ruleset.rules.rules.get(row["rule"]) if ruleset is not None else None
+        rule = _rule(row, rules)
         if rule is not None and rule.quiet_hours is not None:
             local = row["due_at"].astimezone(ZoneInfo(rule.time_zone))
             if (local.hour, local.minute) == (rule.quiet_hours.end.hour, rule.quiet_hours.end.minute):

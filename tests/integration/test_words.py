@@ -4,6 +4,7 @@ import asyncio
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from tests.support.verbs import verb
 from tests.support.world import World, open_world
 
 VIETNAM = ZoneInfo("Asia/Ho_Chi_Minh")
@@ -250,6 +251,8 @@ async def test_modes_send_where_they_say(database: str) -> None:
             "listed A 1": "suppressed",
             "listed B 1": "accepted",
         }
+        told = (await verb(world.environment(), "why", "A", "--lang", "en")).out
+        assert "rule redirected to 091***678 (the rule's `redirect_to`) was accepted" in told
 
 
 async def test_a_late_message_is_dropped_when_its_row_has_moved_on(database: str) -> None:
