@@ -1,5 +1,6 @@
 """`rules.yaml`: its words as frozen models, and the one way to read it."""
 
+from listener.rules.editors import json_schema, schema_text
 from listener.rules.forms import Cap, Rate
 from listener.rules.reader import build, parse, read
 from listener.rules.schema import (
@@ -17,8 +18,6 @@ from listener.rules.schema import (
     RuleTest,
     Ticket,
     Watch,
-    json_schema,
-    schema_text,
 )
 from listener.rules.snippets import parameters
 from listener.rules.source import Source, load, read_text

@@ -12,10 +12,11 @@ from pydantic_core import ErrorDetails
 
 from listener.errors import Fault, RulesError
 from listener.rules import source
+from listener.rules.editors import json_schema
 from listener.rules.expressions import compile_faults
 from listener.rules.forms import kind
 from listener.rules.references import findings, nearest, written
-from listener.rules.schema import Account, Rule, Rules, RuleTest, Watch, json_schema
+from listener.rules.schema import Account, Rule, Rules, RuleTest, Watch
 from listener.rules.source import Keys, Source
 
 MAX_FAULTS = 100  # of each sort; more help nobody

@@ -4,7 +4,6 @@ A field's default is written as the file would write it. Each description is one
 editors show them. What needs two places of the file to be judged is in `references.py`.
 """
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -513,35 +512,3 @@ class Rules(_Words):
     tests: tuple[RuleTest, ...] = Field(
         default=(), description=say("Examples with their expected messages.", "Các ví dụ kèm tin nhắn mong đợi.")
     )
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of `rules.yaml`, for editors.
-
-    It says what one mapping may hold; names that must exist elsewhere, SQL and templates are the reader's to judge.
-    """
-    schema = Rules.model_json_schema(by_alias=True)
-    _tidy(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "rules.yaml of listener"}
-
-
-def schema_text() -> str:
-    """The JSON Schema as `listener schema` prints it and as it is shipped beside this package."""
-    return json.dumps(json_schema(), ensure_ascii=False, indent=2) + "\n"
-
-
-def _tidy(node: Any) -> None:
-    """Leaves out what an editor would show as noise, and closes the mappings whose keys are names."""
-    if isinstance(node, list):
-        for item in node:
-            _tidy(item)
-    if isinstance(node, dict):
-        if isinstance(node.get("title"), str):
-            del node["title"]
-        if "default" in node and node["default"] in (None, "", [], {}):
-            del node["default"]
-        if "patternProperties" in node:
-            node["additionalProperties"] = False
-            node.pop("propertyNames", None)
-        for item in node.values():
-            _tidy(item)
