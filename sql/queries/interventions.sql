@@ -94,6 +94,7 @@ UPDATE listener.message SET id = %(id)s, reason = CASE WHEN state = 'waiting' TH
 RETURNING id, state;
 
 -- name: cancel
+-- What `ticket.save` needs is kept: the answer to a request may still come.
 WITH gone AS (
     DELETE FROM listener.message
      WHERE id = ANY(%(ids)s::bigint[]) AND state IN ('waiting', 'held', 'unknown')
@@ -101,10 +102,11 @@ WITH gone AS (
 )
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
                                phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
-                               permits, attempts, unsure, created_at, order_at, due_at, expires_at, settled_at, lease)
+                               permits, attempts, unsure, save, created_at, order_at, due_at, expires_at, settled_at,
+                               lease)
 SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
        'cancelled', %(note)s || CASE WHEN unsure > 0 OR state = 'unknown' THEN '; perhaps sent before' ELSE '' END,
-       ticket_own, ticket_sent, ticket_id, permits, attempts, unsure, created_at, order_at, due_at, expires_at,
+       ticket_own, ticket_sent, ticket_id, permits, attempts, unsure, save, created_at, order_at, due_at, expires_at,
        clock_timestamp(), lease
   FROM gone
 RETURNING id, state;

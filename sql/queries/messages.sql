@@ -306,10 +306,14 @@ WITH gone AS (
      WHERE (SELECT count(*) FROM gone) < json_array_length(%(results)s::json)
        AND f.id = r.id AND r.state = 'accepted' AND f.state IN ('cancelled', 'expired', 'rejected')
        AND f.settled_at > now() - interval '1 day'
+    RETURNING f.id, f.rule, f.ticket_id, f.ticket_own, f.save
 )
 INSERT INTO listener.ticket_save (message_id, rule, ticket_id, params)
-SELECT id, rule, ticket_received, save FROM gone
- WHERE new_state = 'accepted' AND save IS NOT NULL AND ticket_received IS NOT NULL AND ticket_received IS DISTINCT FROM ticket_own
+SELECT id, rule, ticket_id, save
+  FROM (SELECT id, rule, ticket_received AS ticket_id, ticket_own, save FROM gone WHERE new_state = 'accepted'
+        UNION ALL
+        SELECT id, rule, ticket_id, ticket_own, save FROM late) AS sent
+ WHERE save IS NOT NULL AND ticket_id IS NOT NULL AND ticket_id IS DISTINCT FROM ticket_own
 ON CONFLICT DO NOTHING;
 
 -- name: put_back

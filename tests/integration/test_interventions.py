@@ -32,9 +32,9 @@ class Gate:
 
 
 @asynccontextmanager
-async def world_with_gate(database: str) -> AsyncIterator[tuple[World, Gate]]:
+async def world_with_gate(database: str, rules: str | None = None) -> AsyncIterator[tuple[World, Gate]]:
     gate = Gate()
-    async with open_world(database, on_request=gate) as world:
+    async with open_world(database, rules=rules, on_request=gate) as world:
         try:
             yield world, gate
         finally:
@@ -105,7 +105,8 @@ async def test_what_is_being_sent_is_left_alone(erp_database: str) -> None:
 
 
 async def test_a_cancelled_message_that_was_sent_after_all_is_shown_as_accepted(erp_database: str) -> None:
-    async with world_with_gate(erp_database) as (world, gate):
+    rules = rules_text(ticket='{save: "UPDATE public.notes SET saved_ticket = %(ticket_id)s WHERE id = %(id)s"}')
+    async with world_with_gate(erp_database, rules) as (world, gate):
         await world.note("a", "one")
         async with world.service():
             await asyncio.wait_for(gate.reached.wait(), 10)
@@ -115,9 +116,11 @@ async def test_a_cancelled_message_that_was_sent_after_all_is_shown_as_accepted(
             assert await state(world, "one") == "cancelled"
             gate.open.set()
             await world.until("SELECT state = 'accepted' FROM listener.messages")
+            await world.until("SELECT saved_ticket IS NOT NULL FROM public.notes")
         row = await world.one("SELECT reason, ticket_id FROM listener.messages")
         assert row["reason"].startswith("sent after all")
         assert row["ticket_id"] == world.gateway.state.ledger[0].ticket_id
+        assert (await world.one("SELECT saved_ticket FROM public.notes"))["saved_ticket"] == row["ticket_id"]
         status = (await say(world, "status", "-o", "json")).json
         assert (status["messages"]["accepted"], status["messages"]["cancelled"]) == (1, 0)
 

@@ -63,7 +63,8 @@ LEFT_OUT = {
     "expire": OVER,
     "replace": NEVER_AGAIN,
     "supersede": NEVER_AGAIN,
-    "cancel": NEVER_AGAIN,
+    # the answer to its last request may still come, with a ticket to be written back
+    "cancel": NEVER_AGAIN - {"save"},
     "arrived": NEVER_AGAIN,
 }
 
