@@ -19,6 +19,8 @@ from listener.cli.common import loop_factory
 from tests.bench.bare_sender import IN_FLIGHT, SMS
 
 ENTRYPOINT = "sms"
+# jobs put in the queue by one statement
+AT_ONCE = 50_000
 
 
 async def main(verb: str, dsn: str, url: str, jobs: int) -> None:
@@ -37,7 +39,9 @@ async def fill(pgq: PgQueuer, jobs: int) -> None:
     queries = pgq.qm.queries
     if not await queries.has_table(queries.qbe.settings.queue_table):
         await queries.install()
-    await queries.enqueue([ENTRYPOINT] * jobs, [None] * jobs, [0] * jobs)
+    for done in range(0, jobs, AT_ONCE):
+        some = min(AT_ONCE, jobs - done)
+        await queries.enqueue([ENTRYPOINT] * some, [None] * some, [0] * some)
 
 
 async def work(pgq: PgQueuer, url: str) -> None:

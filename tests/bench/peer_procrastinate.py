@@ -13,6 +13,9 @@ from procrastinate import App, PsycopgConnector
 from listener.cli.common import loop_factory
 from tests.bench.bare_sender import IN_FLIGHT, SMS
 
+# jobs put in the queue by one statement
+AT_ONCE = 50_000
+
 
 async def main(verb: str, dsn: str, url: str, jobs: int) -> None:
     app = App(connector=PsycopgConnector(conninfo=dsn, min_size=4, max_size=16))
@@ -32,7 +35,8 @@ async def main(verb: str, dsn: str, url: str, jobs: int) -> None:
         if verb == "fill":
             if not await app.check_connection_async():
                 await app.schema_manager.apply_schema_async()
-            await send.batch_defer_async(*({} for _ in range(jobs)))
+            for done in range(0, jobs, AT_ONCE):
+                await send.batch_defer_async(*({} for _ in range(min(AT_ONCE, jobs - done))))
         else:
             await app.run_worker_async(
                 concurrency=IN_FLIGHT, wait=False, delete_jobs="always", install_signal_handlers=False
