@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -80,7 +81,8 @@ async def test_replicas_give_way_to_a_newer_version_and_nothing_is_lost_or_sent_
             await world.replica(**running(new))
             for replica in outdated:
                 assert await replica.ended() == 1
-                assert "it has migration 9002_messages. Update listener." in replica.log.read_text()
+                # named is the newest that was there when it looked
+                assert re.search(r"it has migration 900[12]_\w+\. Update listener\.", replica.log.read_text())
             # A supervisor that starts the old program again harms nobody.
             assert await (await world.replica(wait=False, **running(old))).ended() == 1
             await world.replica(**running(new))
