@@ -1,6 +1,6 @@
 """`check --db`: the rules against the database they are for, each fault at its line of the file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 
@@ -16,7 +16,7 @@ from listener.rules import Source, Watch, parameters
 from listener.rules.judging import CompiledRule
 from listener.rules.references import DAY, nearest
 from listener.rules.ruleset import RuleSet
-from listener.rules.samples import Column, World, is_text, longest, never_works, widest
+from listener.rules.samples import Column, World, is_text, longest, never_works, widest, worlds_of
 from listener.rules.schema import Accents
 from listener.rules.source import Keys
 from listener.settings import Settings
@@ -24,10 +24,6 @@ from listener.templates import Expression, Text
 from listener.text import clean, count, unaccent
 
 _TRY = "try it in psql"
-# the rows that a change of each sort has
-_SIDES = {Op.INSERT: ("new",), Op.UPDATE: ("old", "new"), Op.DELETE: ("old",)}
-# keys are numbers in one ERP and codes in another
-_KEYS = ("DH1001", "1001")
 
 
 async def database_faults(conn: Connection, document: Source, rules: RuleSet, settings: Settings) -> list[Fault]:
@@ -163,7 +159,8 @@ async def _faults_of_use(conn: Connection, document: Source, name: str, rules: R
 
 def _unfit(document: Source, compiled: CompiledRule, types: Mapping[Column, str], rules: RuleSet) -> Iterator[Fault]:
     rule = compiled.rule
-    lookups = rules.rules.watch[rule.on].lookup
+    watch = rules.rules.watch[rule.on]
+    lookups = watch.lookup
     keys: Keys
     for column, asked in rule.change.items():
         kind = types.get(("new", column), "")
@@ -179,15 +176,13 @@ def _unfit(document: Source, compiled: CompiledRule, types: Mapping[Column, str]
             given = [other for lookup, other in types if lookup == side]
             yield document.fault(keys, f"the lookup {side} gives no column {column}", nearest(column, given))
         render = piece.render if isinstance(piece, Text) else piece.evaluate
-        if not absent and (why := never_works(render, _worlds(rules.rules.watch[rule.on]), codes, types)):
+        if not absent and (why := never_works(render, worlds_of(_events(watch), lookups), codes, types)):
             message = f"this cannot be worked out for columns of these types: {why}"
             yield document.fault(keys, message, "give each filter and sign what it can take")
 
 
-def _worlds(watch: Watch) -> list[World]:
-    """A change of each sort that the watch captures."""
-    events = [Op.INSERT] if watch.table is None else watch.events
-    return [World(op=event.value, key=key, rows=(*_SIDES[event], *watch.lookup)) for event in events for key in _KEYS]
+def _events(watch: Watch) -> Sequence[Op]:
+    return watch.events if watch.table is not None else (Op.INSERT,)
 
 
 async def _lookup_fault(conn: Connection, document: Source, watch: str, name: str, query: str) -> Fault | None:
@@ -250,7 +245,7 @@ def _too_long(document: Source, compiled: CompiledRule, types: dict[Column, str]
 
     place = ("rules", rule.name, "text")
     for event in rules.rules.watch[rule.on].events:
-        world = World(op=event.value, key="W" * 20, rows=(*_SIDES[event], *rules.rules.watch[rule.on].lookup))
+        world = World(op=event.value, key="W" * 20, rows=(*event.rows, *rules.rules.watch[rule.on].lookup))
         most, _ = parts(world, endless=False)
         if most > rule.max_parts:
             message = f"the longest values of its columns make {most} parts, which max_parts: {rule.max_parts} rejects"

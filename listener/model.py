@@ -13,6 +13,11 @@ class Op(StrEnum):
     UPDATE = "update"
     DELETE = "delete"
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of the rows that such a change has."""
+        return {Op.INSERT: ("new",), Op.UPDATE: ("old", "new"), Op.DELETE: ("old",)}[self]
+
 
 class State(StrEnum):
     """Where a message is; the first four are unfinished."""

@@ -6,17 +6,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from listener.errors import RenderError
+from listener.model import Op
 from listener.rules.approved import could_be_approved, is_approved
 from listener.rules.references import RESERVED, Finding, mapping, nearest, words, written
-from listener.rules.samples import World, loosest, never_works
+from listener.rules.samples import World, loosest, never_works, worlds_of
 from listener.rules.source import Keys
 from listener.templates import Environment, Expression, Row, TemplateError, Text
 from listener.text import clean, unaccent
-
-# a sample row of each event: the rows that it has
-_ROWS = {"insert": ("new",), "update": ("old", "new"), "delete": ("old",)}
-# keys are numbers in one ERP and codes in another
-_KEYS = ("DH1001", "1001")
 
 
 def compile_faults(data: dict[str, Any]) -> Iterator[Finding]:
@@ -122,11 +118,9 @@ def _rules(
 
 def _worlds(watch: dict[str, Any], known: Sequence[str]) -> tuple[World, ...]:
     """A change of each sort that the watch captures."""
-    events = ["insert"] if "every" in watch else words(watch.get("events", "update"))
-    lookups = tuple(name for name in known if name not in RESERVED)
-    return tuple(
-        World(op=event, key=key, rows=(*_ROWS[event], *lookups)) for event in events if event in _ROWS for key in _KEYS
-    )
+    events = [Op.INSERT] if "every" in watch else words(watch.get("events", "update"))
+    lookups = [name for name in known if name not in RESERVED]
+    return worlds_of([Op(event) for event in events if event in tuple(Op)], lookups)
 
 
 def _sources(rule: dict[str, Any]) -> Iterator[tuple[Keys, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from listener.model import Op
 from listener.rules.snippets import parameters
 from listener.rules.source import Keys
 from listener.words import did_you_mean
@@ -178,9 +179,6 @@ def _at(rule: dict[str, Any]) -> str:
     return f"watch.{rule['on']}.columns"
 
 
-_ROWS = {"insert": {"new"}, "update": {"old", "new"}, "delete": {"old"}}
-
-
 def _rows(keys: Keys, test: dict[str, Any]) -> Iterator[Finding]:
     """A test of which nothing could come as it says."""
     rows = {side for side in ("old", "new") if test.get(side) is not None}
@@ -188,7 +186,7 @@ def _rows(keys: Keys, test: dict[str, Any]) -> Iterator[Finding]:
     if test and not rows:
         hint = "write `new:` for the row after the change, `old:` for the row before"
         yield Finding(keys=keys, message="a test needs a row", hint=hint)
-    elif isinstance(op, str) and rows != _ROWS.get(op, rows):
+    elif isinstance(op, str) and op in tuple(Op) and rows != set(Op(op).rows):
         hint = "insert has new, update old and new, delete old"
         yield Finding(keys=(*keys, "op"), message=f"the rows do not fit op: {op}", hint=hint)
     if "skipped" in test and isinstance(test.get("expect"), list) and test["expect"]:

@@ -5,7 +5,7 @@ it fails, alone and together with each column read before. That finds a row for 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from listener.errors import RenderError, TooShortError
+from listener.model import Op
 from listener.templates import Row
 
 Column = tuple[str, str]
@@ -20,6 +21,8 @@ Column = tuple[str, str]
 Render = Callable[[Mapping[str, object]], object]
 
 _AT = datetime(2026, 11, 22, 3, tzinfo=UTC)
+# keys are numbers in one ERP and codes in another
+_KEYS = ("DH1001", "1001")
 _NAME = "Nguyễn Thị Đoan Trường, 123 đường Trần Hưng Đạo, quận 5"
 # renderings after which a text is given the benefit of the doubt
 _MOST = 1500
@@ -93,6 +96,12 @@ class World:
     op: str
     key: str
     rows: tuple[str, ...]
+
+
+def worlds_of(events: Iterable[Op], lookups: Iterable[str]) -> tuple[World, ...]:
+    """A change of each of these sorts, with what was looked up for it."""
+    others = tuple(lookups)
+    return tuple(World(op=op.value, key=key, rows=(*op.rows, *others)) for op in events for key in _KEYS)
 
 
 @dataclass(slots=True)
