@@ -226,8 +226,11 @@ async def test_the_playground_answers_as_one_types_and_replays(erp_database: str
             await page.wait_for_selector("#result .note.bad, #result .st-rejected")
             await page.fill("[name=text]", "{{ new.body }}")
             await page.fill("[name=when]", "new.topic != 'DH1000'")
+            # opened when the answer has come, which replaces what stood there
+            lines = '#lines:has-text("when: \\"new.topic != \'DH1000\'\\"")'
+            await page.wait_for_selector(lines, state="attached")
             await page.click("details:has(#lines) summary")
-            await page.wait_for_selector('#lines:has-text("when: \\"new.topic != \'DH1000\'\\"")')
+            await page.wait_for_selector(lines)
             await page.click("button:has-text('Chạy lại')")
             await page.wait_for_selector("#replayed table")
             await seen.photograph("playground")
