@@ -134,13 +134,13 @@ class Delivery:
             sender.wake.set()
 
     def offer(self, account: str, want: int) -> messages.Terms | None:
-        """Terms for whoever can take up to `want` permits in a transaction of its own; None if the account is not ready
-        to send.
+        """Terms for whoever can take `want` permits in a transaction of its own; None if the account is not ready to
+        send so much.
 
         What came of them must be told: `take` once it is committed, `withdraw` if that is not known.
         """
         sender = self._senders.get(account)
-        if self._stopping.is_set() or sender is None or sender.account is None or sender.room <= 0:
+        if self._stopping.is_set() or sender is None or sender.account is None or sender.room < want:
             return None
         try:
             access = accounts.access(account, sender.account)
@@ -148,7 +148,7 @@ class Delivery:
             return None
         if sender.token_print != accounts.token_print(access.token):
             return None
-        terms = self._terms(account, sender.account, secrets.randbits(62), min(want, sender.room))
+        terms = self._terms(account, sender.account, secrets.randbits(62), want)
         self._offers[terms["token"]] = sender, _Work(access=access, asked_at=monotonic())
         sender.asked += terms["want"]
         return terms

@@ -21,7 +21,7 @@ from listener.errors import ListenerError, describe
 from listener.identity import Guard
 from listener.lookups import Lookups
 from listener.model import Change, State
-from listener.planning import OpenGroup, Plan, apply_limits, judge, message_rows
+from listener.planning import OpenGroup, Plan, apply_limits, goes_at_once, judge, message_rows
 from listener.queries import load
 from listener.rulebook import Rulebook
 from listener.rules.judging import Found, Verdict
@@ -34,7 +34,7 @@ SQL = load("outbox")
 
 # changes in one transaction
 BATCH = 500
-# messages of a batch that may be sent at once, on permits of the same transaction; more are better leased beside it
+# messages of a batch that may go at once, with permits of the same transaction; more are better leased beside it
 AT_ONCE = 8
 # look this often, rung or not
 POLL = 1.0
@@ -99,6 +99,8 @@ class Matcher:
         self._taken: Sequence[Change] = ()
         self._failures = 0
         self._said = False
+        # what was to go at once could not: let it queue
+        self._wary = False
         # when it last looked and the database answered, and when it last failed to
         self.moved_at = self._failed_at = monotonic()
 
@@ -203,6 +205,12 @@ class Matcher:
             # On a new connection: after an error in a pipeline the driver is wrong about what is prepared.
             await self._narrow(error)
             return 1
+        except psycopg.IntegrityError:
+            # Somebody came in between, at once with us; but not if we queue.
+            if self._wary:
+                raise
+            self._wary = True
+            return await self.look()
 
     async def _look(self) -> int | None:
         rules = self._book.current
@@ -227,37 +235,48 @@ class Matcher:
             planned = await self._plan(rules, changes, found, groups, rows[0]["now"])
             changes = changes[: len(planned.verdicts)]
             apply_limits(rules, planned, await limits.read(conn, rules, planned, suppression=lock["suppression"]))
-            terms = self._offer(planned, rows[0]["now"])
-            try:
-                armed = await _write(conn, rules, changes, planned, terms)
-            except _StaleError:
-                await conn.execute("ROLLBACK")
+            terms = self._offer(rules, changes, planned, rows[0]["now"])
+            if terms is not None:
+                self._wary = not await self._send_at_once(conn, rules, changes, planned, terms)
+            elif not await _write(conn, rules, changes, planned):
                 return 1
-            except BaseException:
-                if terms is not None and self._express is not None:
-                    self._express.withdraw(terms)
-                raise
-        if terms is not None and self._express is not None:
-            self._express.take(terms, armed)
+            else:
+                self._wary = False
+        if self._wary:
+            return await self._look()
         self._failures, self._said = 0, False
         self._batch = min(BATCH, self._batch * 2)
-        if len(armed.leases) < max(1, len(planned.alive)):
+        if terms is None:
             self._on_messages()
         if self._on_change is not None:
             for change, said in zip(changes, planned.verdicts, strict=True):
                 self._on_change(change, said)
         return len(changes)
 
-    def _offer(self, planned: Plan, now: datetime) -> messages.Terms | None:
+    def _offer(self, rules: RuleSet, changes: Sequence[Change], planned: Plan, now: datetime) -> messages.Terms | None:
         """Terms on which what a small batch makes may go at once: the hop through the queue is most of its way."""
-        if self._express is None or planned.replaced or len(planned.alive) > AT_ONCE:
+        if self._express is None or self._wary or len(planned.rows) > AT_ONCE or not goes_at_once(rules, planned, now):
             return None
-        due = [
-            row.message.account
-            for row in planned.alive
-            if row.state is State.WAITING and row.message.due_at is not None and row.message.due_at <= now
-        ]
-        return self._express.offer(due[0], len(due)) if len(set(due)) == 1 else None
+        if any(rules.watch(change.watch) is None for change in changes):
+            return None
+        return self._express.offer(planned.rows[0].message.account, len(planned.rows))
+
+    async def _send_at_once(
+        self, conn: Connection, rules: RuleSet, changes: Sequence[Change], planned: Plan, terms: messages.Terms
+    ) -> bool:
+        """Writes a plan, commits, and has it sent, all or nothing; nothing when it must queue after all."""
+        assert self._express is not None
+        ids = [change.id for change in changes]
+        try:
+            async with conn.pipeline():
+                made = await messages.insert_armed(conn, rules.version, message_rows(planned.rows), ids, **terms)
+                await conn.execute("COMMIT")
+            armed = await messages.armed_by(made)
+        except BaseException:
+            self._express.withdraw(terms)
+            raise
+        self._express.take(terms, armed)
+        return bool(armed.leases)
 
     async def _plan(
         self,
@@ -309,20 +328,15 @@ class Matcher:
         return found
 
 
-async def _write(
-    conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan, terms: messages.Terms | None
-) -> messages.Armed:
-    """Writes a plan and commits; returns the permits for its messages that can be had on `terms`.
-
-    Raises `_StaleError` when a message that should give way is being sent already.
-    """
+async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan) -> bool:
+    """Writes a plan and commits; or does nothing, when a message that should give way to newer changes was leased
+    meanwhile: the batch is to be decided anew."""
     alive = plan.alive
     queued = message_rows(alive)
     filed = message_rows(row for row in plan.rows if row.state not in (State.WAITING, State.HELD))
     touched = plan.touched | {(row["account"], row["thread"]) for row in queued}
-    made = plan.made()
     notes = {c.id: f"the rules have no watch {c.watch}" for c in changes if rules.watch(c.watch) is None}
-    replaced = armed = None
+    replaced = None
     async with conn.pipeline():
         if touched:
             await messages.lock_threads(conn, touched, queued)
@@ -331,7 +345,8 @@ async def _write(
         if queued:
             await messages.insert(conn, rules.version, queued)
             await limits.supersede(conn, alive)
-            await limits.count(conn, {rule: n for rule, n in made.items() if rules.rules.rules[rule].brake})
+            made = {rule: n for rule, n in plan.made().items() if rules.rules.rules[rule].brake}
+            await limits.count(conn, made)
         if plan.braked:
             await limits.pull_brake(conn, plan.braked)
         if filed:
@@ -341,17 +356,10 @@ async def _write(
         ids = [c.id for c in changes]
         args = {"ids": ids, "noted": list(notes), "notes": list(notes.values()), "version": rules.version}
         await conn.execute(SQL["done"], args)
-        if terms is not None:
-            threads = {row["thread"] for row in queued if row["account"] == terms["account"]}
-            armed = await messages.lease_at_once(conn, threads, **terms)
         if replaced is None:
             await conn.execute("COMMIT")
     if replaced is not None:
-        if replaced.rowcount != len(plan.replaced):
-            raise _StaleError
-        await conn.execute("COMMIT")
-    return await messages.armed_by(armed) if armed is not None else messages.Armed()
-
-
-class _StaleError(Exception):
-    """A message that was to be joined with a newer change was leased meanwhile: the batch is decided anew."""
+        as_planned: bool = replaced.rowcount == len(plan.replaced)
+        await conn.execute("COMMIT" if as_planned else "ROLLBACK")
+        return as_planned
+    return True

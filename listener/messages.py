@@ -107,18 +107,21 @@ def _look(leases: tuple[Lease, ...], row: DictRow | None, durable: int) -> Look:
     return Look(leases=leases, slot_in=row["slot_in"], due_in=row["due_in"], durable=max(durable, row["durable"]))
 
 
-async def lease_at_once(conn: Connection, threads: Collection[str], **terms: Unpack[Terms]) -> AsyncCursor[DictRow]:
-    """In the transaction that adds messages to `threads`: permits too, if nothing else is due and slots are free.
+async def insert_armed(
+    conn: Connection, version: int, rows: Sequence[dict[str, Any]], changes: Sequence[int], **terms: Unpack[Terms]
+) -> AsyncCursor[DictRow]:
+    """Adds messages, one to a thread, together with their permits, and ends the changes (ids) that they come from; or
+    does nothing, if they cannot go at once.
 
-    What the cursor holds is for `armed_by`, once the pipeline that this goes through has ended.
+    What the cursor holds is for `armed_by`, once the pipeline that this goes through has ended. Raises IntegrityError
+    when somebody came in between.
     """
-    args = _args(terms)
-    await conn.execute(SQL["claim_at_once"], {**args, "threads": list(threads)})
-    return await conn.execute(SQL["arm"], args)
+    args = {**_args(terms), "version": version, "rows": to_json(rows), "ids": changes}
+    return await conn.execute(SQL["insert_armed"], args)
 
 
 async def armed_by(cursor: AsyncCursor[DictRow]) -> Armed:
-    """What came of the statement `arm`, after its COMMIT."""
+    """What came of the statement `arm` or `insert_armed`, after its COMMIT."""
     rows = await cursor.fetchall()
     return Armed(
         leases=tuple(

@@ -129,6 +129,32 @@ def apply_limits(rules: RuleSet, result: Plan, limits: Limits) -> None:
             made[rule.name] += 1
 
 
+def goes_at_once(rules: RuleSet, plan: Plan, now: datetime) -> bool:
+    """Whether a plan is nothing but messages of one account to be sent now, each in a thread of its own."""
+    places = {(row.message.account, row.message.thread) for row in plan.rows}
+    return (
+        len({account for account, _ in places}) == 1
+        and len(places) == len(plan.rows)
+        and not plan.replaced
+        and all(_goes_now(rules, row, now) for row in plan.rows)
+    )
+
+
+def _goes_now(rules: RuleSet, row: PlannedRow, now: datetime) -> bool:
+    message = row.message
+    return (
+        row.state is State.WAITING
+        # a brake is counted, and what is superseded or joined is looked for, where messages queue
+        and rules.rules.rules[message.rule].brake is None
+        and not row.supersedes
+        and message.group is None
+        and message.due_at is not None
+        and message.due_at <= now
+        and (message.expires_at is None or message.expires_at > now)
+        and (message.quiet_at is None or message.quiet_at > now)
+    )
+
+
 def message_rows(rows: Iterable[PlannedRow]) -> list[dict[str, Any]]:
     """Rows for the statements of `sql/queries/messages.sql`."""
     return [_row(place, row) for place, row in enumerate(rows)]

@@ -121,39 +121,67 @@ UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
          ORDER BY rank LIMIT coalesce((SELECT granted FROM slot), 0)) AS pick
  WHERE t.id = pick.id;
 
--- name: claim_at_once
--- As `claim`, for threads that this transaction has put into the queue: only if nothing else of the account is due, a slot
--- is free and nobody else is at the account, so that it waits for nobody. What is armed next must be durable.
-WITH free AS MATERIALIZED (
-    SELECT a.name, CASE WHEN %(interval)s::float8 = 0 THEN %(want)s::integer
-                        ELSE least(%(want)s::integer,
-                                   1 + floor(extract(epoch FROM clock_timestamp() - l.base) / %(interval)s::float8)::integer)
-                   END AS granted, l.base
+-- name: insert_armed
+-- New messages that go at once, each the first of its thread, made with their permits, and the changes that they come from
+-- ended: all of it, or nothing. Not unless a person has paused nothing, nothing else of the account is due, there are slots
+-- for all, and nobody is at the account or at one of the threads, in none of which anything waits or is on its way; so it
+-- waits for nobody. Should somebody come in between all the same, one of the constraints is violated.
+WITH m AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(rows)s::json) AS m(
+               place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
+               phone text, text text, parts integer, encoding text, ticket_own bigint, if_unsure text, max_block_s float8,
+               save jsonb, recheck jsonb, expires_at timestamptz, quiet_at timestamptz, quiet_until timestamptz)
+), known AS MATERIALIZED (
+    SELECT t.lease IS NULL AND t.next_at IS NULL AND t.ticket_wait_until IS NULL
+           AND (t.refused_ticket = m.ticket_own) IS NOT TRUE AS idle
+      FROM m JOIN listener.thread t ON t.account = m.account AND t.name = m.thread
+       FOR UPDATE OF t SKIP LOCKED
+), ready AS MATERIALIZED (
+    SELECT a.name, base
       FROM listener.account a,
            LATERAL (SELECT greatest(a.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8)) AS base) AS l
-     WHERE a.name = %(account)s AND a.streak = 0 AND a.next_slot <= clock_timestamp()
+     WHERE a.name = %(account)s AND a.streak = 0 AND NOT EXISTS (SELECT FROM listener.pause)
+       AND base + (%(want)s::integer - 1) * make_interval(secs => %(interval)s::float8) <= clock_timestamp()
        AND (a.stopped_until IS NULL OR a.stopped_until <= clock_timestamp())
        AND NOT EXISTS (SELECT FROM unnest(ARRAY[0, 1, 2]) AS p(priority), LATERAL (
-                           SELECT name FROM listener.thread
-                            WHERE account = a.name AND priority = p.priority AND next_at <= statement_timestamp()
-                            ORDER BY next_at LIMIT 1 + cardinality(%(threads)s::text[])) AS t
-                        WHERE t.name <> ALL (%(threads)s::text[]))
+                           SELECT FROM listener.thread t
+                            WHERE t.account = a.name AND t.priority = p.priority AND t.next_at <= statement_timestamp() LIMIT 1) AS d)
+       AND (SELECT count(*) FROM known WHERE idle)
+           = (SELECT count(*) FROM m JOIN listener.thread t ON t.account = m.account AND t.name = m.thread)
        FOR UPDATE OF a SKIP LOCKED
-), pick AS MATERIALIZED (
-    SELECT t.id FROM free, listener.thread t
-     WHERE t.account = free.name AND t.name = ANY (%(threads)s::text[]) AND t.next_at <= statement_timestamp()
-     ORDER BY t.priority, t.id LIMIT (SELECT granted FROM free)
 ), slot AS (
-    UPDATE listener.account a
-       SET next_slot = CASE WHEN %(interval)s::float8 = 0 THEN a.next_slot
-                            ELSE free.base + (SELECT count(*) FROM pick) * make_interval(secs => %(interval)s::float8) END
-      FROM free
-     WHERE a.name = free.name AND EXISTS (SELECT FROM pick)
+    UPDATE listener.account a SET next_slot = ready.base + %(want)s::integer * make_interval(secs => %(interval)s::float8)
+      FROM ready WHERE a.name = ready.name
+    -- whoever holds a permit may send: it must outlive a crash
     RETURNING set_config('synchronous_commit', 'on', true) AS durable
+), taken AS (
+    INSERT INTO listener.thread AS t (account, name, priority, lease)
+    SELECT m.account, m.thread, m.priority, %(lease)s FROM m, slot WHERE slot.durable = 'on'
+    ON CONFLICT (account, name) DO UPDATE SET priority = excluded.priority, lease = excluded.lease
+    RETURNING t.id, t.name, t.ticket_id
+), made AS (
+    INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
+                                  text, parts, encoding, state, ticket_own, ticket_sent, if_unsure, max_block, save, recheck,
+                                  permits, attempts, order_at, due_at, expires_at, quiet_at, quiet_until, lease, lease_until)
+    SELECT m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, taken.id, m.thread, m.priority, m.phone,
+           m.text, m.parts, m.encoding, 'sending', m.ticket_own, coalesce(m.ticket_own, taken.ticket_id), m.if_unsure,
+           make_interval(secs => m.max_block_s), m.save, m.recheck, 1, 1, now(), now(), m.expires_at, m.quiet_at,
+           m.quiet_until, %(lease)s, clock_timestamp() + make_interval(secs => %(deadline)s::float8)
+      FROM m JOIN taken ON taken.name = m.thread
+     ORDER BY m.place
+    RETURNING id, permits, thread_id, account, rule, phone, text, ticket_sent, watch, key, NULL::jsonb AS recheck
+), permit AS (
+    INSERT INTO listener.attempt (message_id, n, leased_at, lease, replica, ticket_sent)
+    SELECT id, permits, statement_timestamp(), %(lease)s, %(replica)s, ticket_sent FROM made
+), gone AS (
+    DELETE FROM listener.outbox o USING ready WHERE o.id = ANY(%(ids)s::bigint[]) RETURNING o.*
+), kept AS (
+    INSERT INTO listener.change (id, watch, op, key, old, new, at, matched_at, rules_version)
+    SELECT id, watch, op, key, old, new, at, clock_timestamp(), %(version)s FROM gone
 )
-UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
-  FROM pick, slot
- WHERE t.id = pick.id AND slot.durable = 'on';
+SELECT made.*, %(lease)s::bigint AS lease, statement_timestamp() AS leased_at,
+       (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS written
+  FROM made;
 
 -- name: hush
 -- Late messages at the head of claimed threads that would fall into quiet hours wait until these are over.

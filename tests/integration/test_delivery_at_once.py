@@ -17,6 +17,8 @@ from listener.model import Lease
 from listener.rulebook import open_rulebook
 from tests.support.world import World, open_world, rules_text
 
+# that of the notes on the topic `order`
+THREAD = "order"
 Look = Callable[[], Awaitable[int | None]]
 
 
@@ -131,13 +133,23 @@ async def test_it_waits_for_nobody_who_is_at_the_account(erp_database: str) -> N
 async def test_an_older_message_of_the_thread_goes_first(erp_database: str) -> None:
     sender = Sender(rate=None)
     async with matching(erp_database, sender) as (world, look):
-        await world.notes([("order", "first"), ("order", "second")])
+        await world.note("order", "first")
         await look()
-        assert sender.queued == 1, "the second waits its turn"
-        await world.note("order", "third")
+        assert sender.queued == 0
+        await world.note("order", "second")
         await look()
         assert [lease.text for leases in sender.taken for lease in leases] == ["first"]
-        assert await world.states() == {"first": "sending", "second": "waiting", "third": "waiting"}
+        assert await world.states() == {"first": "sending", "second": "waiting"}
+        assert sender.queued == 1
+
+
+async def test_two_of_one_thread_queue(erp_database: str) -> None:
+    sender = Sender(rate=None)
+    async with matching(erp_database, sender) as (world, look):
+        await world.notes([("order", "first"), ("order", "second")])
+        await look()
+        assert sender.offered == []
+        assert await world.states() == {"first": "waiting", "second": "waiting"}
 
 
 async def test_few_that_come_together_go_at_once(erp_database: str) -> None:
@@ -161,22 +173,102 @@ async def test_many_that_come_together_queue(erp_database: str) -> None:
         assert sender.queued == 1
 
 
-async def test_of_few_that_come_together_only_as_many_go_as_there_are_slots(erp_database: str) -> None:
-    """At 100/s a slot that was missed by 10 ms is made up for, and no more."""
+async def test_few_that_come_together_queue_if_there_are_not_slots_for_all(erp_database: str) -> None:
+    """At 100/s a slot that was missed by 10 ms is made up for, and no more: there are two."""
     sender = Sender(rate=100.0)
     async with matching(erp_database, sender) as (world, look):
-        await world.notes([(f"order {n}", f"text {n}") for n in range(4)])
+        await world.notes([(f"order {n}", f"text {n}") for n in range(3)])
         await look()
-        ((*leases,),) = sender.taken
-        assert [lease.text for lease in leases] == ["text 0", "text 1"]
-        assert sorted((await world.states()).values()) == ["sending", "sending", "waiting", "waiting"]
+        assert sender.taken == [()]
+        assert set((await world.states()).values()) == {"waiting"}
         assert sender.queued == 1
+        await world.db.execute("UPDATE listener.thread SET next_at = NULL")
+        await world.notes([(f"other {n}", f"more {n}") for n in range(2)])
+        await look()
+        assert {lease.text for lease in sender.taken[1]} == {"more 0", "more 1"}
         slot = await world.one(
             """SELECT extract(epoch FROM a.next_slot - p.leased_at)::float8 AS ahead
                  FROM listener.account a, (SELECT min(leased_at) AS leased_at FROM listener.attempt) AS p"""
         )
         taken = 2 * messages.SPACING / 100 - messages.SLACK
         assert slot["ahead"] == pytest.approx(taken, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        "UPDATE listener.thread SET lease = 1, next_at = NULL",
+        "UPDATE listener.thread SET ticket_wait_until = now() + interval '1 min'",
+        "UPDATE listener.thread SET refused_ticket = 77",
+        "INSERT INTO listener.pause (target, value, reason, who) VALUES ('rule', 'another', 'why', 'me')",
+    ],
+    ids=["on its way", "an unclear one before it", "its ticket was refused", "something is paused"],
+)
+async def test_it_queues_when_its_thread_is_not_as_usual(erp_database: str, stop: str) -> None:
+    sender = Sender(rate=None)
+    async with matching(erp_database, sender) as (world, look):
+        await world.db.execute("INSERT INTO listener.thread (account, name) VALUES ('main', %s)", [THREAD])
+        await world.db.execute(stop.encode())
+        await world.note("order", "text", ticket=77)
+        await look()
+        assert sender.taken == [()]
+        assert await world.states() == {"text": "waiting"}
+        assert await world.attempts() == []
+
+
+async def test_a_message_of_a_paused_rule_is_held_and_does_not_go(erp_database: str) -> None:
+    sender = Sender(rate=None)
+    async with matching(erp_database, sender) as (world, look):
+        await world.db.execute(
+            "INSERT INTO listener.pause (target, value, reason, who) VALUES ('rule', 'note', 'why', 'me')"
+        )
+        await world.note("order", "text")
+        await look()
+        assert sender.taken == [()]
+        assert await world.states() == {"text": "held"}
+
+
+async def test_it_goes_on_the_ticket_of_its_thread(erp_database: str) -> None:
+    sender = Sender(rate=None)
+    async with matching(erp_database, sender) as (world, look):
+        await world.db.execute(
+            "INSERT INTO listener.thread (account, name, ticket_id) VALUES ('main', 'order', 5)"
+        )
+        await world.note("order", "text")
+        await look()
+        ((lease,),) = sender.taken
+        assert lease.ticket == 5
+        assert await world.one("SELECT ticket_sent FROM listener.attempt") == {"ticket_sent": 5}
+
+
+async def test_whoever_comes_in_between_makes_it_queue(erp_database: str) -> None:
+    """A thread that is made, and put in the queue, by a transaction that was not over when ours looked."""
+    sender = Sender(rate=None)
+    async with matching(erp_database, sender) as (world, look), await connect(world.settings, "other") as other:
+        await world.note("order", "text")
+        async with other.transaction():
+            await other.execute(
+                f"INSERT INTO listener.thread (account, name, next_at) VALUES ('main', '{THREAD}', 'infinity')".encode()
+            )
+            looking = asyncio.create_task(look())
+            await world.until("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        await looking
+        assert sender.withdrawn == 1
+        assert sender.taken == []
+        assert await world.states() == {"text": "waiting"}
+        assert await world.one("SELECT count(*) FROM listener.outbox") == {"count": 0}
+
+
+async def test_a_permit_is_on_the_disk_before_it_is_used(erp_database: str) -> None:
+    """The matcher's other transactions need not be."""
+    sender = Sender(rate=None)
+    async with matching(erp_database, sender) as (world, look):
+        await world.note("order", "text")
+        await look()
+        ((lease,),) = sender.taken
+        assert lease.text == "text"
+        row = await world.one("SELECT pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn() AS flushed")
+        assert row == {"flushed": True}
 
 
 async def test_what_is_not_to_be_sent_now_asks_for_nothing(erp_database: str) -> None:
@@ -190,12 +282,18 @@ async def test_what_is_not_to_be_sent_now_asks_for_nothing(erp_database: str) ->
 
 
 async def test_a_failure_withdraws_the_offer_and_arms_nothing(erp_database: str) -> None:
+    """It queues instead: whatever was against the permit is perhaps not against the message."""
     sender = Sender()
     async with matching(erp_database, sender) as (world, look):
         await world.db.execute("ALTER TABLE listener.attempt ADD CONSTRAINT never CHECK (false) NOT VALID")
         await world.note("order", "text")
+        await look()
+        assert (sender.taken, sender.withdrawn, sender.queued) == ([], 1, 1)
+        assert await world.states() == {"text": "waiting"}
+        await world.db.execute("ALTER TABLE listener.message ADD CONSTRAINT never CHECK (false) NOT VALID")
+        await world.note("other", "more")
         with pytest.raises(Exception, match="never"):
             await look()
-        assert (sender.taken, sender.withdrawn) == ([], 1)
-        assert await world.rows("SELECT * FROM listener.message") == []
+        assert sender.withdrawn == 1
+        assert await world.states() == {"text": "waiting"}
         assert len(await world.rows("SELECT * FROM listener.outbox")) == 1

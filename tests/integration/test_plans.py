@@ -128,19 +128,41 @@ async def test_matching_leasing_and_settling_touch_only_what_they_take(database:
 
 
 async def test_what_goes_at_once_is_found_among_all_that_waits_for_another_day(database: str) -> None:
-    """8 threads that a matcher has just put in the queue, before and after the tables are analyzed."""
-    statement, names = load("messages")["claim_at_once"], [f"bulk:{n}" for n in range(19_990, 19_998)]
+    """8 messages, half of them in threads that are known, before and after the tables are analyzed."""
+    statement, known = load("messages")["insert_armed"], [f"bulk:{n}" for n in range(1, 5)]
+    names = [*known, *(f"new:{n}" for n in range(4))]
+    rows = [
+        {
+            "place": n,
+            "change_id": -n,
+            "rule": "note",
+            "watch": "note",
+            "key": name,
+            "account": "main",
+            "thread": name,
+            "priority": 1,
+            "phone": "0980000000",
+            "text": "x",
+            "if_unsure": "hold",
+            "max_block_s": 600,
+            "expires_at": "2100-01-01",
+        }
+        for n, name in enumerate(names)
+    ]
     async with open_world(database) as world:
         await world.once()
         db = world.db
         await filled(db, LATER)
-        await db.execute("UPDATE listener.thread SET next_at = now() WHERE name = ANY (%s)", [names])
+        await db.execute("DELETE FROM listener.message WHERE thread = ANY (%s)", [known])
+        await db.execute("UPDATE listener.thread SET next_at = NULL WHERE name = ANY (%s)", [known])
+        version = await world.one("SELECT rules_version AS version FROM listener.fleet")
         await set_session(db, BY_INDEX)
         for statistics in (False, True):
             if statistics:
                 await db.execute("ANALYZE listener.thread, listener.message")
             async with db.transaction(force_rollback=True):
-                assert await pages(db, statement, {**LEASE, "threads": names}) <= PAGES
+                args = {**LEASE, **version, "rows": json.dumps(rows), "ids": [1]}
+                assert await pages(db, statement, args) <= PAGES
                 assert await world.one("SELECT count(*) FROM listener.thread WHERE lease = 7") == {"count": 8}
 
 
