@@ -9,21 +9,20 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 from uuid import UUID
 
 import structlog
 
 from listener import accounts, messages
-from listener.caresoft import Access, CareSoft
+from listener.caresoft import CareSoft
 from listener.database import BY_INDEX, LOST, REST, Link
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.identity import Guard
 from listener.model import Lease, NotSent, Stale
-from listener.pacing import Punctuality
 from listener.recheck import Recheck
 from listener.rules import Account
+from listener.senders import IN_FLIGHT, UNWRITTEN, Sender, Work
 from listener.settings import Settings
 from listener.settling import Result, settle
 from listener.tasks import TaskTree
@@ -31,11 +30,6 @@ from listener.waiting import wait_for_any
 
 log = structlog.get_logger()
 
-# requests on their way per account and replica: 12/s at 10 s an answer
-IN_FLIGHT = 128
-# of these, requests of which not a byte is written yet: what a stuck network may let go at once. So many, or two thirds
-# of what the account may send in a second.
-UNWRITTEN = 8
 # The sweep gives up on a permit this long after its request must have ended: as long again, within these bounds. It is
 # for slow storage of the outcome, so nothing of it need be waited for when requests are given little time.
 DEADLINE_MARGIN = 2.0, 30.0
@@ -49,36 +43,6 @@ LULL = 0.01
 SETTLE_BATCH = 200
 # for so long a COMMIT whose answer was lost may still come through: locks are waited for no longer than 10 s
 _LATE_COMMIT = 20.0
-
-
-@dataclass(slots=True)
-class _Sender:
-    """One account in this process."""
-
-    account: Account | None = None
-    token_print: str | None = None
-    # set when there may be something to do
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    # nothing was to be done, and nobody said that there is: look before permits are asked for
-    quiet: bool = False
-    punctuality: Punctuality = field(default_factory=Punctuality)
-    in_flight: int = 0
-    unwritten: int = 0
-    # permits that are being asked for
-    asked: int = 0
-    may_be_unwritten: int = UNWRITTEN
-    # when its loop last turned
-    turned_at: float = field(default_factory=monotonic)
-
-    @property
-    def room(self) -> int:
-        """How many more permits can be used at once."""
-        return min(IN_FLIGHT - self.in_flight, self.may_be_unwritten - self.unwritten) - self.asked
-
-    @property
-    def batch(self) -> int:
-        """How many permits are asked for at most, so that some are used while others are asked for."""
-        return self.may_be_unwritten // 2
 
 
 class Delivery:
@@ -102,12 +66,12 @@ class Delivery:
         self._leasing = Link(settings, "lease", self.guard.ask, **BY_INDEX)
         self._settling = Link(settings, "settle", None, REST, **BY_INDEX)
         self._outcomes: asyncio.Queue[Result] = asyncio.Queue()
-        self._senders: dict[str, _Sender] = {}
+        self._senders: dict[str, Sender] = {}
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._tasks: TaskTree | None = None
         self._stopping = asyncio.Event()
         # permits that others are asking for, by their token
-        self._offers: dict[int, tuple[_Sender, _Work]] = {}
+        self._offers: dict[int, tuple[Sender, Work]] = {}
         self._said: set[str] = set()
         # outcomes to come or not written down
         self._unsettled = 0
@@ -120,7 +84,7 @@ class Delivery:
         """Takes over the accounts of a new rule set: one loop each, as children of `tasks`."""
         self._tasks, self._stopping = tasks, stopping
         for name in self._senders.keys() | rules_accounts.keys():
-            sender = self._senders.setdefault(name, _Sender())
+            sender = self._senders.setdefault(name, Sender())
             sender.account = rules_accounts.get(name)
             if sender.account is not None:
                 sender.may_be_unwritten = min(IN_FLIGHT, max(UNWRITTEN, int(sender.account.rate.per_second * 2 / 3)))
@@ -142,6 +106,8 @@ class Delivery:
         sender = self._senders.get(account)
         if self._stopping.is_set() or sender is None or sender.account is None or sender.room < want:
             return None
+        if monotonic() < sender.at_once_from:
+            return None
         try:
             access = accounts.access(account, sender.account)
         except ListenerError:
@@ -149,7 +115,7 @@ class Delivery:
         if sender.token_print != accounts.token_print(access.token):
             return None
         terms = self._terms(account, sender.account, secrets.randbits(62), want)
-        self._offers[terms["token"]] = sender, _Work(access=access, asked_at=monotonic())
+        self._offers[terms["token"]] = sender, Work(access=access, asked_at=monotonic())
         sender.asked += terms["want"]
         return terms
 
@@ -158,6 +124,9 @@ class Delivery:
         self.guard.saw(armed.durable)
         sender, work = self._end_offer(terms)
         self._start(sender, armed.leases, work)
+        # Until its loop has looked: the next slot, or, if nothing could go, whatever stood in its way.
+        soon = len(armed.leases) * messages.spacing(terms["rate"]) - messages.SLACK
+        sender.at_once_from = monotonic() + (soon if armed.leases else POLL)
 
     def withdraw(self, terms: messages.Terms) -> None:
         """Perhaps something was armed on these terms, perhaps not: it is not sent."""
@@ -165,7 +134,7 @@ class Delivery:
         assert self._tasks is not None
         self._tasks.start(self._disown(terms["token"], self._stopping), f"disown {terms['account']}")
 
-    def _end_offer(self, terms: messages.Terms) -> "tuple[_Sender, _Work]":
+    def _end_offer(self, terms: messages.Terms) -> tuple[Sender, Work]:
         sender, work = self._offers.pop(terms["token"])
         if sender.room <= 0:
             sender.wake.set()
@@ -220,7 +189,7 @@ class Delivery:
         self._unsettled += 1
         self._outcomes.put_nowait(result)
 
-    async def _account_loop(self, name: str, sender: _Sender, tasks: TaskTree, stopping: asyncio.Event) -> None:
+    async def _account_loop(self, name: str, sender: Sender, tasks: TaskTree, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             sender.wake.clear()
             sender.turned_at = monotonic()
@@ -233,6 +202,8 @@ class Delivery:
             try:
                 look, work = await self._lease(name, sender, sender.account, token, want)
                 self._start(sender, look.leases, work)
+                behind = look.due_in is not None and look.due_in <= 0
+                sender.at_once_from = monotonic() + (POLL if behind else look.slot_in - messages.SLACK)
             except (*LOST, OutOfReachError) as error:
                 self._say("lease_failed", name, error)
                 if isinstance(error, LOST):
@@ -250,7 +221,7 @@ class Delivery:
             idle = look.slot_in >= POLL or look.due_in is None or look.due_in >= POLL
             sender.quiet = idle and not sender.wake.is_set()
 
-    async def _rest(self, look: messages.Look, sender: _Sender, stopping: asyncio.Event) -> None:
+    async def _rest(self, look: messages.Look, sender: Sender, stopping: asyncio.Event) -> None:
         """Waits until the account may send and something is due; a wake cannot hasten the pace, only the work."""
         if look.slot_in > 0:
             await wait_for_any(stopping, seconds=min(look.slot_in, POLL))
@@ -262,14 +233,14 @@ class Delivery:
             await wait_for_any(sender.wake, stopping, seconds=min(max(due_in, 0.005), POLL))
 
     async def _lease(
-        self, name: str, sender: _Sender, account: Account, token: int, want: int
-    ) -> "tuple[messages.Look, _Work]":
+        self, name: str, sender: Sender, account: Account, token: int, want: int
+    ) -> tuple[messages.Look, Work]:
         access = accounts.access(name, account)
         async with self._leasing.use() as conn:
             if sender.token_print != (mark := accounts.token_print(access.token)):
                 await accounts.new_token(conn, name, access.token)
                 sender.token_print = mark
-            work = _Work(access=access, asked_at=monotonic())
+            work = Work(access=access, asked_at=monotonic())
             terms = self._terms(name, account, token, want)
             look = await messages.look(conn, **terms) if sender.quiet else None
             if look is None or look.due:
@@ -289,7 +260,7 @@ class Delivery:
             deadline=self._settings.http_timeout + margin,
         )
 
-    def _start(self, sender: _Sender, leases: Sequence[Lease], work: "_Work") -> None:
+    def _start(self, sender: Sender, leases: Sequence[Lease], work: Work) -> None:
         assert self._tasks is not None
         for lease in leases:
             sender.in_flight += 1
@@ -317,7 +288,7 @@ class Delivery:
         finally:
             self._unsettled -= 1
 
-    async def _send(self, sender: _Sender, lease: Lease, work: "_Work") -> None:
+    async def _send(self, sender: Sender, lease: Lease, work: Work) -> None:
         unwritten = True
 
         def in_time() -> bool:
@@ -371,11 +342,3 @@ class Delivery:
         if about not in self._said:
             self._said.add(about)
             log.warning(event, about=about, error=describe(error))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What requests of one lease need; the age of their slots counts from `asked_at`, monotonic."""
-
-    access: Access
-    asked_at: float

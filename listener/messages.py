@@ -56,13 +56,18 @@ class Terms(TypedDict):
     deadline: float
 
 
+def spacing(rate: float | None) -> float:
+    """Seconds between two slots at `rate` per second; None is no limit."""
+    return SPACING / rate if rate else 0.0
+
+
 def _args(terms: Terms) -> dict[str, Any]:
     return {
         "account": terms["account"],
         "lease": terms["token"],
         "replica": terms["replica"],
         "want": terms["want"],
-        "interval": SPACING / terms["rate"] if terms["rate"] else 0.0,
+        "interval": spacing(terms["rate"]),
         "slack": SLACK,
         "probe": terms["deadline"] + 15,
         "deadline": terms["deadline"],

@@ -169,18 +169,18 @@ WITH m AS MATERIALIZED (
            m.quiet_until, %(lease)s, clock_timestamp() + make_interval(secs => %(deadline)s::float8)
       FROM m JOIN taken ON taken.name = m.thread
      ORDER BY m.place
-    RETURNING id, permits, thread_id, account, rule, phone, text, ticket_sent, watch, key, NULL::jsonb AS recheck
+    RETURNING id, permits, thread_id, account, rule, phone, text, ticket_sent, watch, key, NULL::jsonb AS recheck,
+              clock_timestamp() AS leased_at
 ), permit AS (
     INSERT INTO listener.attempt (message_id, n, leased_at, lease, replica, ticket_sent)
-    SELECT id, permits, statement_timestamp(), %(lease)s, %(replica)s, ticket_sent FROM made
+    SELECT id, permits, leased_at, %(lease)s, %(replica)s, ticket_sent FROM made
 ), gone AS (
     DELETE FROM listener.outbox o USING ready WHERE o.id = ANY(%(ids)s::bigint[]) RETURNING o.*
 ), kept AS (
     INSERT INTO listener.change (id, watch, op, key, old, new, at, matched_at, rules_version)
     SELECT id, watch, op, key, old, new, at, clock_timestamp(), %(version)s FROM gone
 )
-SELECT made.*, %(lease)s::bigint AS lease, statement_timestamp() AS leased_at,
-       (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS written
+SELECT made.*, %(lease)s::bigint AS lease, (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS written
   FROM made;
 
 -- name: hush
