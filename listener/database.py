@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 import psycopg
+import simplejson
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
@@ -263,10 +264,14 @@ def cut(conn: Connection) -> None:
         twin.shutdown(socket.SHUT_RDWR)
 
 
-def jsonable(value: object) -> object:
-    """What `json.dumps` is to write (`default=`) for a value that it does not know: a number, a time, a text."""
+def dumps_exact(value: object, indent: int | None = None) -> str:
+    """JSON with every number as it stands in the database, which no float may hold; times with their zone."""
+    return simplejson.dumps(value, default=_jsonable, use_decimal=False, ensure_ascii=False, indent=indent)
+
+
+def _jsonable(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        return int(value) if value == value.to_integral_value() else simplejson.RawJSON(format(value, "f"))
     return str(value)

@@ -1,6 +1,5 @@
 """What the message, thread and attempt tables can be asked. Each function is one round trip on a given connection."""
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
@@ -9,7 +8,7 @@ from uuid import UUID
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
-from listener.database import Connection, jsonable
+from listener.database import Connection, dumps_exact
 from listener.model import Lease, State
 from listener.queries import load
 
@@ -226,7 +225,7 @@ async def file(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -
 
 def to_json(rows: Iterable[dict[str, Any]]) -> str:
     """Rows for `json_to_recordset`."""
-    return json.dumps(list(rows), default=jsonable, ensure_ascii=False)
+    return dumps_exact(list(rows))
 
 
 async def expire(conn: Connection) -> None:

@@ -1,7 +1,6 @@
 """What all verbs share: running async code, errors to exit codes, tables and JSON."""
 
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
@@ -14,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 import psycopg
 
-from listener.database import jsonable
+from listener.database import dumps_exact
 from listener.errors import ListenerError, OutOfReachError
 from listener.words import moment
 
@@ -98,7 +97,7 @@ def _in_short(error: BaseException) -> str:
 
 def print_json(value: object) -> None:
     """JSON on stdout: times with zone, whole numbers as numbers, Vietnamese readable."""
-    click.echo(json.dumps(value, default=jsonable, ensure_ascii=False, indent=2))
+    click.echo(dumps_exact(value, indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

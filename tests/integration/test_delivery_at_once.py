@@ -231,9 +231,7 @@ async def test_a_message_of_a_paused_rule_is_held_and_does_not_go(erp_database: 
 async def test_it_goes_on_the_ticket_of_its_thread(erp_database: str) -> None:
     sender = Sender(rate=None)
     async with matching(erp_database, sender) as (world, look):
-        await world.db.execute(
-            "INSERT INTO listener.thread (account, name, ticket_id) VALUES ('main', 'order', 5)"
-        )
+        await world.db.execute("INSERT INTO listener.thread (account, name, ticket_id) VALUES ('main', 'order', 5)")
         await world.note("order", "text")
         await look()
         ((lease,),) = sender.taken

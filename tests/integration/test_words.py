@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from tests.support.verbs import verb
@@ -32,7 +33,7 @@ def rule(body: str, name: str = "told") -> str:
 """
 
 
-async def set_amount(world: World, item: str, amount: int) -> None:
+async def set_amount(world: World, item: str, amount: int | Decimal) -> None:
     await world.db.execute(
         """INSERT INTO public.stock (item, amount) VALUES (%s, %s)
            ON CONFLICT (item) DO UPDATE SET amount = excluded.amount""",
@@ -272,6 +273,21 @@ async def test_a_late_message_is_dropped_when_its_row_has_moved_on(database: str
         await world.once()
         assert world.arrived() == ["told C 1"]
         assert (await reasons(world))["superseded"] == ["recheck: amount changed since", "recheck: the row is gone"]
+
+
+async def test_an_amount_that_no_float_holds_is_the_same_when_it_is_read_again(database: str) -> None:
+    exact = "12345678901234.5678"
+    async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
+        world.gateway.block(60)
+        await set_amount(world, "A", Decimal(exact))
+        await world.once()
+        world.gateway.block(0)
+        await world.db.execute(
+            """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0"""
+        )
+        await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
+        await world.once()
+        assert await world.states() == {f"told A {exact}": "accepted"}
 
 
 async def test_a_server_in_trouble_is_no_proof_that_a_late_message_is_stale(database: str) -> None:
