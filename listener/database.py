@@ -189,10 +189,11 @@ class Link:
             timer = loop.call_later(seconds, cut, conn)
             failed = True
             try:
-                if self._by_index and monotonic() - self._measured_at > _MEASURE:
-                    await self._measure(conn)
                 yield conn
                 failed = False
+                if self._by_index and monotonic() - self._measured_at > _MEASURE:
+                    # Only now: somebody waits for what was done. Whoever did it has it, whatever comes of this.
+                    failed = not await self._measure(conn)
             except ListenerError:
                 failed = False
                 raise
@@ -210,13 +211,20 @@ class Link:
                 elif self._rest is not None:
                     self._resting = loop.call_later(self._rest, self._let_go)
 
-    async def _measure(self, conn: Connection) -> None:
-        """Has statements planned anew when the tables are no longer what they were planned for."""
-        row = await (await conn.execute(SQL["sizes"], {})).fetchone()
-        if row is not None and row["sizes"] != self._sizes:
-            await conn.execute("DISCARD PLANS")
-            self._sizes = row["sizes"]
+    async def _measure(self, conn: Connection) -> bool:
+        """Has statements planned anew when the tables are no longer what they were planned for; False if the connection
+        is lost."""
+        if conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+            return False
+        try:
+            row = await (await conn.execute(SQL["sizes"], {})).fetchone()
+            if row is not None and row["sizes"] != self._sizes:
+                await conn.execute("DISCARD PLANS")
+                self._sizes = row["sizes"]
+        except LOST:
+            return False
         self._measured_at = monotonic()
+        return True
 
     def _stay(self) -> None:
         if self._resting is not None:

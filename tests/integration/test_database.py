@@ -92,6 +92,8 @@ async def test_a_plan_made_for_empty_tables_is_made_anew_when_they_have_grown(
                 first = await plan(conn)
             await world.db.execute(MANY)
             async with link.use() as conn:
+                assert first == await plan(conn), "it is seen when somebody has used the connection"
+            async with link.use() as conn:
                 assert first != (then := await plan(conn))
                 assert "message_pkey" in then
         finally:
