@@ -99,8 +99,6 @@ class Matcher:
         self._taken: Sequence[Change] = ()
         self._failures = 0
         self._said = False
-        # what was to go at once could not: let it queue
-        self._wary = False
         # when it last looked and the database answered, and when it last failed to
         self.moved_at = self._failed_at = monotonic()
 
@@ -200,19 +198,16 @@ class Matcher:
     async def look(self) -> int | None:
         """Matches one batch; returns the number of changes, None when another replica is at it."""
         try:
-            return await self._look()
+            try:
+                return await self._look(at_once=self._express is not None)
+            except (_QueueError, psycopg.IntegrityError):
+                return await self._look(at_once=False)
         except _POISON as error:
             # On a new connection: after an error in a pipeline the driver is wrong about what is prepared.
             await self._narrow(error)
             return 1
-        except psycopg.IntegrityError:
-            # Somebody came in between, at once with us; but not if we queue.
-            if self._wary:
-                raise
-            self._wary = True
-            return await self.look()
 
-    async def _look(self) -> int | None:
+    async def _look(self, *, at_once: bool) -> int | None:
         rules = self._book.current
         async with self._link.use(30.0) as conn:
             async with conn.pipeline():
@@ -235,15 +230,11 @@ class Matcher:
             planned = await self._plan(rules, changes, found, groups, rows[0]["now"])
             changes = changes[: len(planned.verdicts)]
             apply_limits(rules, planned, await limits.read(conn, rules, planned, suppression=lock["suppression"]))
-            terms = self._offer(rules, changes, planned, rows[0]["now"])
+            terms = self._offer(rules, changes, planned, rows[0]["now"]) if at_once else None
             if terms is not None:
-                self._wary = not await self._send_at_once(conn, rules, changes, planned, terms)
+                await self._send_at_once(conn, rules, changes, planned, terms)
             elif not await _write(conn, rules, changes, planned):
                 return 1
-            else:
-                self._wary = False
-        if self._wary:
-            return await self._look()
         self._failures, self._said = 0, False
         self._batch = min(BATCH, self._batch * 2)
         if terms is None:
@@ -255,16 +246,18 @@ class Matcher:
 
     def _offer(self, rules: RuleSet, changes: Sequence[Change], planned: Plan, now: datetime) -> messages.Terms | None:
         """Terms on which what a small batch makes may go at once: the hop through the queue is most of its way."""
-        if self._express is None or self._wary or len(planned.rows) > AT_ONCE or not goes_at_once(rules, planned, now):
+        if len(planned.rows) > AT_ONCE or not goes_at_once(rules, planned, now):
             return None
         if any(rules.watch(change.watch) is None for change in changes):
             return None
+        assert self._express is not None
         return self._express.offer(planned.rows[0].message.account, len(planned.rows))
 
     async def _send_at_once(
         self, conn: Connection, rules: RuleSet, changes: Sequence[Change], planned: Plan, terms: messages.Terms
-    ) -> bool:
-        """Writes a plan, commits, and has it sent, all or nothing; nothing when it must queue after all."""
+    ) -> None:
+        """Writes a plan, commits, and has it sent. Raises, with nothing written, `_QueueError` if it cannot go after
+        all, and IntegrityError when somebody came in between."""
         assert self._express is not None
         ids = [change.id for change in changes]
         try:
@@ -276,7 +269,8 @@ class Matcher:
             self._express.withdraw(terms)
             raise
         self._express.take(terms, armed)
-        return bool(armed.leases)
+        if not armed.leases:
+            raise _QueueError
 
     async def _plan(
         self,
@@ -363,3 +357,7 @@ async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], pl
         await conn.execute("COMMIT" if as_planned else "ROLLBACK")
         return as_planned
     return True
+
+
+class _QueueError(ListenerError):
+    """What was to go at once has to queue."""
