@@ -68,14 +68,14 @@ SELECT count(*) AS n FROM gone;
 
 -- name: any_old_threads
 SELECT EXISTS (SELECT FROM listener.thread
-                WHERE listener.names_phone(name) AND used_on < current_date - make_interval(secs => %(keep)s::float8)) AS old;
+                WHERE of_phone AND used_on < current_date - make_interval(secs => %(keep)s::float8)) AS old;
 
 -- name: old_threads
 -- Threads named by a phone in which nothing was sent for so long; nobody makes messages meanwhile.
 WITH gone AS (
     DELETE FROM listener.thread
      WHERE id IN (SELECT t.id FROM listener.thread t
-                   WHERE listener.names_phone(t.name) AND t.used_on < current_date - make_interval(secs => %(keep)s::float8)
+                   WHERE t.of_phone AND t.used_on < current_date - make_interval(secs => %(keep)s::float8)
                      AND t.lease IS NULL AND NOT EXISTS (SELECT FROM listener.message m WHERE m.thread_id = t.id)
                    ORDER BY t.used_on LIMIT %(limit)s)
     RETURNING id
