@@ -172,6 +172,7 @@ async def test_one_message_for_each_rule_and_real_change(erp_database: str) -> N
         assert sorted(world.arrived()) == sorted(expected)
 
 
+@pytest.mark.timeout(900)
 async def test_capture_takes_no_lock_that_an_erp_transaction_could_wait_for(erp_database: str) -> None:
     """F35: sessions meet the same keys in opposite order, while messages of these keys are made, sent and settled."""
     async with open_bench(erp_database, keys=2, rate=500) as bench, bench.fleet(2):

@@ -7,6 +7,7 @@ from time import monotonic
 
 import pytest
 
+from listener.database import Connection as PgConnection
 from listener.database import connect
 from listener.simulator.gateway import Break, Ending, Fault, Moment, Request
 from tests.faults.test_soak import LONG
@@ -54,12 +55,17 @@ class Scene:
         )
 
 
+async def _holder(world: World) -> PgConnection:
+    """A connection that may hold a lock for as long as a replica takes to meet it."""
+    return await connect(world.settings, "holder", idle_in_transaction_session_timeout="0")
+
+
 async def _before_the_lease(scene: Scene) -> None:
     while not scene.database.named(LEASE):
         await asyncio.sleep(0.01)
     scene.database.switch(Mode.HOLD, Direction.UP, of=LEASE)
     # Whoever is at the account keeps the matcher from taking the permit itself.
-    async with await connect(scene.world.settings, "holder") as holder, holder.transaction():
+    async with await _holder(scene.world) as holder, holder.transaction():
         await holder.execute("SELECT FROM listener.account FOR UPDATE")
         await scene.world.note(scene.body, scene.body)
         await scene.world.until("SELECT count(*) = 1 FROM listener.message WHERE state = 'waiting'")
@@ -68,8 +74,8 @@ async def _before_the_lease(scene: Scene) -> None:
 async def _in_the_middle_of_the_lease(scene: Scene) -> None:
     """The slot is taken and the message is not armed; the server finds out that nobody is there."""
     world = scene.world
-    async with await connect(world.settings, "holder") as row, row.transaction():
-        async with await connect(world.settings, "holder") as account, account.transaction():
+    async with await _holder(world) as row, row.transaction():
+        async with await _holder(world) as account, account.transaction():
             await account.execute("SELECT FROM listener.account FOR UPDATE")
             await world.note(scene.body, scene.body)
             await world.until("SELECT count(*) = 1 FROM listener.message WHERE state = 'waiting'")
@@ -83,7 +89,7 @@ async def _in_the_middle_of_the_lease(scene: Scene) -> None:
 
 
 async def _after_the_lease(scene: Scene) -> None:
-    async with await connect(scene.world.settings, "holder") as holder, holder.transaction():
+    async with await _holder(scene.world) as holder, holder.transaction():
         halted = scene.at_database(LEASE, Direction.DOWN, scene.body.encode(), COMMITTED)
         await holder.execute("SELECT FROM listener.account FOR UPDATE")
         await scene.world.note(scene.body, scene.body)
