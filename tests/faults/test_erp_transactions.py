@@ -193,7 +193,8 @@ async def test_capture_takes_no_lock_that_an_erp_transaction_could_wait_for(erp_
                             await asyncio.sleep(0.01)
                         await erp.commit()
                         done += 1
-                        await asyncio.sleep(0.02)
+                        # two threads send one at a time: no more than they can in ten minutes
+                        await asyncio.sleep(0.5 if LONG else 0.02)
                     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
                         waited.append(type(error).__name__)
                         await erp.rollback()

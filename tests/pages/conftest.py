@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,7 +92,11 @@ async def visit(
         seen = Visit(address=address, context=context, page=await context.new_page(), screen=screen)
 
         def console(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning"):
+            if message.text.startswith("htmx:sendAbort"):
+                # A newer request took its place, or the page was left: how htmx tells that is no fault.
+                with suppress(ValueError):
+                    seen.wrong.remove(f"console: {message.text.replace('sendAbort', 'afterRequest')}")
+            elif message.type in ("error", "warning"):
                 seen.wrong.append(f"console: {message.text}")
 
         def request(sent: Request) -> None:
