@@ -10,8 +10,12 @@ from importlib.metadata import Distribution, distribution
 
 # SPDX identifiers that ask for no more than the notice
 PERMISSIVE = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "PSF-2.0"}
-# The LGPL asks for more only of those who change the library itself; we use it as it is.
-AGREED = {"psycopg": "LGPL-3.0-only", "psycopg-binary": "LGPL-3.0-only"}
+# The LGPL asks for more only of those who change the library itself; we use it as it is. Of two to choose from, MIT.
+AGREED = {
+    "psycopg": "LGPL-3.0-only",
+    "psycopg-binary": "LGPL-3.0-only",
+    "simplejson": "MIT OR AFL-2.1",
+}
 # What packages without a licence expression say instead.
 WORDS = {
     "Apache 2.0": "Apache-2.0",
