@@ -20,7 +20,7 @@ from listener import accounts
 from listener.caresoft import CareSoft, Comment
 from listener.database import LOST, Connection, Link
 from listener.errors import ListenerError, OutOfReachError, describe
-from listener.messages import SPACING
+from listener.messages import spacing
 from listener.model import Accepted, Lease, LockedOut, Outcome, RateLimited, Unauthorized, Unreachable
 from listener.pacing import Punctuality
 from listener.queries import load
@@ -119,8 +119,7 @@ class Reconciler:
     async def _take(self, name: str, account: Account) -> tuple[dict[str, Any], datetime, float] | None:
         """A message to look for, its slot on the database's clock, and when the slot was asked for on ours; None when
         there is no slot, or nothing any more."""
-        rate = account.rate.per_second
-        args = {"account": name, "interval": SPACING / rate if rate else 0.0, "pauses": list(PAUSES)}
+        args = {"account": name, "interval": spacing(account.rate.per_second), "pauses": list(PAUSES)}
         end = monotonic() + _SLOT_PATIENCE
         while True:
             asked_at = monotonic()
