@@ -85,7 +85,7 @@ class Delivery:
         self._tasks, self._stopping = tasks, stopping
         for name in self._senders.keys() | rules_accounts.keys():
             sender = self._senders.setdefault(name, Sender())
-            sender.account = rules_accounts.get(name)
+            sender.account, sender.access = rules_accounts.get(name), None
             if sender.account is not None:
                 sender.may_be_unwritten = min(IN_FLIGHT, max(UNWRITTEN, int(sender.account.rate.per_second * 2 / 3)))
             if name not in self._loops:
@@ -106,16 +106,10 @@ class Delivery:
         sender = self._senders.get(account)
         if self._stopping.is_set() or sender is None or sender.account is None or sender.room < want:
             return None
-        if monotonic() < sender.at_once_from:
-            return None
-        try:
-            access = accounts.access(account, sender.account)
-        except ListenerError:
-            return None
-        if sender.token_print != accounts.token_print(access.token):
+        if sender.access is None or monotonic() < sender.at_once_from:
             return None
         terms = self._terms(account, sender.account, secrets.randbits(62), want)
-        self._offers[terms["token"]] = sender, Work(access=access, asked_at=monotonic())
+        self._offers[terms["token"]] = sender, Work(access=sender.access, asked_at=monotonic())
         sender.asked += terms["want"]
         return terms
 
@@ -212,6 +206,7 @@ class Delivery:
                 continue
             except ListenerError as error:
                 self._say("account_unusable", name, error)
+                sender.access = None
                 await wait_for_any(stopping, seconds=POLL)
                 continue
             finally:
@@ -240,6 +235,8 @@ class Delivery:
             if sender.token_print != (mark := accounts.token_print(access.token)):
                 await accounts.new_token(conn, name, access.token)
                 sender.token_print = mark
+            if sender.account is account:  # and no newer rules meanwhile
+                sender.access = access
             work = Work(access=access, asked_at=monotonic())
             terms = self._terms(name, account, token, want)
             look = await messages.look(conn, **terms) if sender.quiet else None

@@ -219,7 +219,8 @@ class Matcher:
             assert lock is not None
             newer = lock["version"] if lock["version"] != rules.version else None
             if not lock["mine"] or not rows or newer is not None:
-                await conn.execute("ROLLBACK")
+                # Nothing was written; and at a ROLLBACK psycopg forgets all that it has prepared.
+                await conn.execute("COMMIT")
                 if newer is not None and rows:
                     await self._book.follow(newer)
                     return 1
@@ -271,6 +272,8 @@ class Matcher:
         self._express.take(terms, armed)
         if not armed.leases:
             raise _QueueError
+        # The requests begin before anything else is done.
+        await asyncio.sleep(0)
 
     async def _plan(
         self,

@@ -21,6 +21,8 @@ class Sender:
 
     account: Account | None = None
     token_print: str | None = None
+    # what requests need, as its loop last read it: a second ago at most. None while that cannot be had
+    access: Access | None = None
     # set when there may be something to do
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     # nothing was to be done, and nobody said that there is: look before permits are asked for

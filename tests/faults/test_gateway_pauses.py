@@ -167,6 +167,23 @@ async def test_a_refused_token_waits_for_another_one(erp_database: str, status: 
         assert len(world.gateway.state.requests) == MANY + 2
 
 
+async def test_a_token_may_change_while_nothing_waits(erp_database: str) -> None:
+    """Requests use the token that was read up to a second ago: at worst one is refused, and sent with the new one."""
+    async with open_world(erp_database) as world, world.service():
+        await world.note("order", "with the old one")
+        await world.settled()
+        world.gateway.change(token="the-next-one")
+        world.token_file.write_text("the-next-one\n")
+        await world.note("order", "with the next one")
+        await world.settled()
+        assert world.arrived() == ["with the old one", "with the next one"]
+        before = len(world.gateway.state.requests)
+        assert before <= 3
+        await world.note("order", "once more")
+        await world.settled()
+        assert len(world.gateway.state.requests) == before + 1
+
+
 async def test_the_same_token_again_ends_no_pause(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         world.gateway.change(token="another")
