@@ -15,9 +15,8 @@ import psycopg
 import structlog
 
 from listener import limits, messages
-from listener.database import BY_INDEX, LOST, Connection, Link
-from listener.doorbell import Doorbell, Promise
-from listener.errors import ListenerError, describe
+from listener.database import BY_INDEX, Connection, Link
+from listener.errors import ListenerError
 from listener.identity import Guard
 from listener.lookups import Lookups
 from listener.model import Change, State
@@ -27,7 +26,6 @@ from listener.rulebook import Rulebook
 from listener.rules.judging import Found, Verdict
 from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
-from listener.waiting import wait_for_any
 
 log = structlog.get_logger()
 SQL = load("outbox")
@@ -36,18 +34,6 @@ SQL = load("outbox")
 BATCH = 500
 # messages of a batch that may go at once, with permits of the same transaction; more are better leased beside it
 AT_ONCE = 8
-# look this often, rung or not
-POLL = 1.0
-# a look that finds more than this many changes, or some so soon (seconds) after others, shows that the ERP is busy:
-# promise instead of being rung
-BUSY = 3
-SOON = 0.01
-# seconds that a promise lasts, between glances while it lasts, and without a change until it is let lapse
-PROMISE = 0.25
-GLANCE = 0.001
-LINGER = 0.1
-# seconds after a change that came alone in which only a ring makes it look again
-LOOK = 0.004
 # seconds of judging in one transaction, and at a stretch
 JUDGING = 1.0
 TURN = 0.02
@@ -80,120 +66,31 @@ class Matcher:
         self,
         settings: Settings,
         book: Rulebook,
-        doorbell: Doorbell,
         on_messages: Callable[[], None],
         on_change: Notice | None = None,
         express: Express | None = None,
     ) -> None:
         self._settings = settings
         self._book = book
-        self._doorbell = doorbell
         self._on_messages = on_messages
         self._on_change = on_change
         self._express = express
         first = express.guard.ask if express is not None else None
-        self._link = Link(settings, "match", first, synchronous_commit="off", **BY_INDEX)
+        self.link = Link(settings, "match", first, synchronous_commit="off", **BY_INDEX)
         self._lookups = Lookups(settings)
-        self._promise = Promise(self._link)
         self._batch = BATCH
         self._taken: Sequence[Change] = ()
         self._failures = 0
-        self._said = False
-        # when it last looked and the database answered, and when it last failed to
-        self.moved_at = self._failed_at = monotonic()
-
-    @property
-    def turned_at(self) -> float:
-        """When it last came round, in vain or not; monotonic."""
-        return max(self.moved_at, self._failed_at)
 
     async def close(self) -> None:
-        await self._link.close()
+        await self.link.close()
         await self._lookups.close()
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Looks whenever there is reason to, until `stopping`."""
-        while not stopping.is_set():
-            try:
-                await self._watch(stopping)
-            except (*LOST, ListenerError) as error:
-                self._failures += 1
-                self._failed_at = monotonic()
-                self._batch = max(1, self._batch // 4)
-                if not self._said:
-                    self._said = True
-                    log.warning("match_failed", error=describe(error))
-                await wait_for_any(stopping, seconds=min(2.0, 0.25 * 2 ** min(self._failures, 5)))
-
-    async def _watch(self, stopping: asyncio.Event) -> None:
-        """Busy: promise and poll. Then: let it lapse, and look until nobody can trust it any more. Then: sleep.
-
-        `horizon` is None while every change since would ring.
-        """
-        horizon: int | None = await self._promise.lapse()
-        lapsed_at = worked_at = looked_at = monotonic()
-        vain, sure = 0, True
-        while not stopping.is_set():
-            sure = sure or self._doorbell.rung.is_set()
-            self._doorbell.rung.clear()
-            # Asked before the look: what those transactions wrote can be seen by it.
-            settled = horizon is None or await self._promise.passed(horizon)
-            # A look is a transaction. Where nothing told of a change one statement finds out whether it is worth it.
-            found = await self.look() if sure or await self._anything() else 0
-            self.moved_at, sure = monotonic(), False
-            if found is None:
-                # What the other replica took may lack the newest change, so its look does not stand for ours.
-                await wait_for_any(stopping, seconds=0.02)
-            elif found:
-                soon, worked_at, vain = monotonic() - worked_at < SOON, monotonic(), 0
-                if found > BUSY or soon or self._promise.given:
-                    await self._promise.extend(PROMISE)
-                    horizon = None
-                    # Few changes are few messages, which are on their way: let them go first.
-                    sure = found > BUSY or await self._glance(worked_at + LINGER, stopping)
-                else:
-                    await wait_for_any(self._doorbell.rung, stopping, seconds=LOOK)
-            elif self._promise.given and monotonic() - worked_at < LINGER:
-                await self._promise.extend(PROMISE)
-                sure = await self._glance(worked_at + LINGER, stopping)
-            elif self._promise.given or not await self._promise.sign_of_life():
-                horizon, lapsed_at = await self._promise.lapse(), monotonic()
-            elif not settled:
-                # A change in a transaction that has been open for long can wait a little of that.
-                await wait_for_any(
-                    self._doorbell.rung, stopping, seconds=min(0.25, max(LOOK, (monotonic() - lapsed_at) / 20))
-                )
-            else:
-                horizon = None
-                # Any role may ring: rings that bring nothing are answered ever more slowly, down to ten times a second.
-                vain, looked_at = vain + 1 if monotonic() - looked_at < 1 else 0, monotonic()
-                await wait_for_any(stopping, seconds=min(0.1, 0.0005 * 2 ** min(vain, 8)))
-                await self._sleep(stopping)
-
-    async def _glance(self, until: float, stopping: asyncio.Event) -> bool:
-        """Waits for a change, at most until `until`, which is before the promise ends; whether one came."""
-        while not stopping.is_set() and monotonic() < until:
-            await asyncio.sleep(GLANCE)
-            if await self._anything():
-                return True
-        return False
-
-    async def _anything(self) -> bool:
-        async with self._link.use() as conn:
-            row = await (await conn.execute(SQL["glance"], {})).fetchone()
-        return bool(row and row["anything"])
-
-    async def _sleep(self, stopping: asyncio.Event) -> None:
-        """Until it rings, until a glance once a second finds something all the same, or until `stopping`."""
-        alive = True
-        while alive and not stopping.is_set():
-            await self._doorbell.self_test(self._link)
-            await wait_for_any(self._doorbell.rung, stopping, seconds=POLL)
-            if self._doorbell.rung.is_set():
-                return
-            anything = await self._anything()
-            self.moved_at = monotonic()
-            alive = not anything and await self._promise.sign_of_life()
+    def failed(self) -> int:
+        """Takes less at the next look, for the database was lost in one; returns how many have failed in a row."""
+        self._failures += 1
+        self._batch = max(1, self._batch // 4)
+        return self._failures
 
     async def look(self) -> int | None:
         """Matches one batch; returns the number of changes, None when another replica is at it."""
@@ -209,7 +106,7 @@ class Matcher:
 
     async def _look(self, *, at_once: bool) -> int | None:
         rules = self._book.current
-        async with self._link.use(30.0) as conn:
+        async with self.link.use(30.0) as conn:
             async with conn.pipeline():
                 await conn.execute("BEGIN")
                 mine = await conn.execute(SQL["lock"])
@@ -236,7 +133,7 @@ class Matcher:
                 await self._send_at_once(conn, rules, changes, planned, terms)
             elif not await _write(conn, rules, changes, planned):
                 return 1
-        self._failures, self._said = 0, False
+        self._failures = 0
         self._batch = min(BATCH, self._batch * 2)
         if terms is None:
             self._on_messages()
@@ -305,7 +202,7 @@ class Matcher:
         log.error("change_set_aside", change=change.id, watch=change.watch, error=type(error).__name__)
         note = f"could not be made into messages ({type(error).__name__})"
         # Only where it still is: another replica may have been at it since.
-        async with self._link.use() as conn:
+        async with self.link.use() as conn:
             args = {"id": change.id, "note": note, "version": self._book.current.version}
             await conn.execute(SQL["set_aside"], args)
 

@@ -21,6 +21,7 @@ from listener.database import LOST, Link
 from listener.delivery import Delivery
 from listener.doorbell import Doorbell
 from listener.errors import ListenerError, OutOfReachError
+from listener.lookout import Lookout
 from listener.matching import Matcher
 from listener.messages import Due
 from listener.model import Change
@@ -92,8 +93,9 @@ class Service:
             delivery = Delivery(self.settings, replica, gateway, recheck, self.observer.on_outcome)
             stack.push_async_callback(delivery.close)
             doorbell = Doorbell(self.settings)
-            matcher = Matcher(self.settings, book, doorbell, delivery.wake, self.observer.on_change, delivery)
+            matcher = Matcher(self.settings, book, delivery.wake, self.observer.on_change, delivery)
             stack.push_async_callback(matcher.close)
+            lookout = Lookout(matcher, doorbell)
             upkeep = Upkeep(background, replica, book, delivery.give, self.settings.retention)
             stack.push_async_callback(upkeep.close)
             calendar = Calendar(self.settings, book)
@@ -101,7 +103,7 @@ class Service:
             reconciler = Reconciler(background, lambda: book.current.rules.accounts, gateway, delivery.give)
             health = Health(
                 moved=lambda: {
-                    "match": matcher.moved_at,
+                    "match": lookout.moved_at,
                     "upkeep": upkeep.moved_at,
                     "reconcile": reconciler.moved_at,
                     "rules": book.moved_at,
@@ -123,7 +125,7 @@ class Service:
                 if once:
                     tasks.keep(self._until_done(calendar, upkeep, matcher, delivery), "once")
                 else:
-                    tasks.keep(matcher.run(self.stopping), "match")
+                    tasks.keep(lookout.run(self.stopping), "match")
                     tasks.keep(reconciler.run(self.stopping), "reconcile")
                     tasks.keep(book.run(self.stopping, self.reload), "rules")
                     tasks.keep(calendar.run(self.stopping), "calendar")
@@ -131,7 +133,7 @@ class Service:
                 book.on_change(book.current)
                 self.ready.set()
                 if not once:
-                    tasks.keep(self._keep_telling(health, book, matcher, delivery), "notify")
+                    tasks.keep(self._keep_telling(health, book, lookout, delivery), "notify")
                 await self.stopping.wait()
                 listening.cancel()
                 # Requests in flight end by their own time-out; then their outcomes are written down.
@@ -143,11 +145,11 @@ class Service:
             raise ListenerError(book.superseded)
         return delivery.due
 
-    async def _keep_telling(self, health: Health, book: Rulebook, matcher: Matcher, delivery: Delivery) -> None:
+    async def _keep_telling(self, health: Health, book: Rulebook, lookout: Lookout, delivery: Delivery) -> None:
         def turned() -> dict[str, float]:
             # The settler is left out: it has no more to say than these while the database is away.
             loops = {name: at for name, at in delivery.moved().items() if name != "settle"}
-            return {"match": matcher.turned_at, **loops}
+            return {"match": lookout.turned_at, **loops}
 
         def status() -> str:
             fine = f"rules version {book.current.version}, mode {self.settings.mode}"

@@ -10,7 +10,6 @@ from time import monotonic
 
 from listener import accounts, installation
 from listener.database import Connection, Link, connect
-from listener.doorbell import Doorbell
 from listener.matching import Matcher
 from listener.rulebook import open_rulebook
 from listener.rules import parse
@@ -106,7 +105,7 @@ async def _scene(server: Server, rules: Path, watches: int) -> tuple[Connection,
     book = await open_rulebook(settings, link)
     await link.close()
     await accounts.add(conn, ["main"])
-    return conn, Matcher(settings, book, Doorbell(settings), lambda: None), watches
+    return conn, Matcher(settings, book, lambda: None), watches
 
 
 def _write(rules: Path, text: str) -> str:

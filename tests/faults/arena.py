@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from listener import installation, interventions, messages, pauses
 from listener.database import BY_INDEX, Connection, Link, connect
-from listener.doorbell import Doorbell
 from listener.identity import Guard
 from listener.interventions import Verb
 from listener.matching import Matcher
@@ -218,7 +217,7 @@ async def open_arena(dsn: str, folder: Path) -> AsyncIterator[Arena]:
         stack.push_async_callback(link.close)
         book = await _book(settings, link, db)
         express = [Express() for _ in range(MATCHERS)]
-        matchers = [Matcher(settings, book, Doorbell(settings), lambda: None, express=one) for one in express]
+        matchers = [Matcher(settings, book, lambda: None, express=one) for one in express]
         for matcher in matchers:
             stack.push_async_callback(matcher.close)
         yield Arena(

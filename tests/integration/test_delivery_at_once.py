@@ -10,7 +10,6 @@ import pytest
 
 from listener import accounts, messages
 from listener.database import Link, connect
-from listener.doorbell import Doorbell
 from listener.identity import Guard
 from listener.matching import AT_ONCE, Matcher
 from listener.model import Lease
@@ -61,7 +60,7 @@ async def matching(erp_database: str, sender: Sender) -> "AsyncIterator[tuple[Wo
         book = await open_rulebook(world.settings, link)
         await link.close()
         await accounts.add(world.db, ["main"])
-        matcher = Matcher(world.settings, book, Doorbell(world.settings), sender.queue, express=sender)
+        matcher = Matcher(world.settings, book, sender.queue, express=sender)
         try:
             yield world, matcher.look
         finally:

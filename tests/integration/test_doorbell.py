@@ -11,7 +11,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from listener import matching
+from listener import lookout, matching
 from listener.database import Connection, Link, connect
 from listener.doorbell import Doorbell, Promise
 from listener.queries import load
@@ -146,7 +146,7 @@ async def test_a_lapse_waits_for_whoever_trusted_the_promise(
 
 async def test_no_change_waits_without_a_safety_poll(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bursts of 24 writers of mixed isolation; their last transactions end when the matcher falls asleep."""
-    monkeypatch.setattr(matching, "POLL", 3600.0)
+    monkeypatch.setattr(lookout, "POLL", 3600.0)
     rng = random.Random(11)
     settings = replace(world.settings, database_url=world.settings.database_url)
     writers = await asyncio.gather(*(connect(settings, "erp") for _ in range(24)))
@@ -183,7 +183,7 @@ async def test_no_change_waits_without_a_safety_poll(world: World, monkeypatch: 
 async def test_a_look_that_another_replica_kept_us_from_is_made_up_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching, "POLL", 3600.0)
+    monkeypatch.setattr(lookout, "POLL", 3600.0)
     async with await connect(world.settings, "other") as other, world.service():
         await world.until("SELECT last_value > 1 FROM listener.promise")
         await other.execute("BEGIN")
