@@ -13,6 +13,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from listener.capture.columns import joined
 from listener.database import LOST, Connection, Link
 from listener.errors import OutOfReachError, describe
 from listener.queries import load, pieces
@@ -59,7 +60,6 @@ class Calendar:
     def __init__(self, settings: Settings, book: Rulebook) -> None:
         self._book = book
         self._link = Link(settings, "calendar")
-        self._said = False
         # watches whose query failed, and when it is tried again (monotonic)
         self._failing: dict[str, float] = {}
 
@@ -71,11 +71,8 @@ class Calendar:
         while not stopping.is_set():
             try:
                 await self.look()
-                self._said = False
             except (*LOST, OutOfReachError) as error:
-                if not self._said:
-                    self._said = True
-                    log.error("calendar_failed", error=describe(error))
+                log.error("calendar_failed", error=describe(error))
             await wait_for_any(stopping, seconds=POLL)
 
     async def look(self) -> None:
@@ -93,13 +90,10 @@ class Calendar:
                     # What is wrong with the connection or the server is not this query's fault.
                     if conn.closed or isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                         raise
-                    self._put_off(name, error)
-
-    def _put_off(self, watch: str, error: psycopg.Error) -> None:
-        """Says so once per failure that goes on."""
-        if watch not in self._failing:
-            log.error("select_failed", watch=watch, error=f"{type(error).__name__} {error.sqlstate}")
-        self._failing[watch] = monotonic() + RETRY
+                    failure = f"{type(error).__name__} {error.sqlstate}"
+                    log.error("select_failed", watch=name, error=failure)
+                    self._failing[name] = monotonic() + RETRY
+                    await conn.execute(SQL["failed"], {"watch": name, "failure": failure})
 
 
 async def _run(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> None:
@@ -126,9 +120,7 @@ def _statement(rules: RuleSet, name: str, watch: Watch) -> sql.Composed:
     """Rows of `select` into the outbox, one for each key, with the columns that rules use."""
     used = rules.used_columns(name)
     columns = sorted(used) if used is not None else None
-    key = sql.SQL(" || '/' || ").join(
-        sql.SQL("coalesce(_row.{}::text, '')").format(sql.Identifier(column)) for column in watch.key
-    )
+    key = joined([sql.SQL("coalesce(_row.{}::text, '')").format(sql.Identifier(column)) for column in watch.key])
     value = (
         sql.SQL("to_jsonb(_row)")
         if columns is None

@@ -148,6 +148,12 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
         "notify_queue": fleet["notify_queue"],
         "mode": settings.mode.value,
         "brakes": await brakes(conn),
+        # watches by date that the rules still have
+        "failing_selects": [
+            row
+            for row in await (await conn.execute(SQL["failing_selects"], {})).fetchall()
+            if rules is None or row["watch"] in rules.rules.watch
+        ],
         "pauses": [
             {"target": str(p.target), "reason": p.reason, "until": p.until, "since": p.since, "who": p.who}
             for p in await pauses.pauses(conn)

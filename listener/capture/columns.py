@@ -11,7 +11,7 @@ from psycopg import sql
 from listener.capture.tables import Kind, Table
 
 _CONCAT = " OPERATOR(pg_catalog.||) "
-JOIN_KEY = f"{_CONCAT}'/'{_CONCAT}"
+_JOIN_KEY = f"{_CONCAT}'/'{_CONCAT}"
 # PostgreSQL passes at most 100 arguments to one function call: name and value for each column.
 _COLUMNS_A_CALL = 50
 
@@ -52,15 +52,20 @@ def row_object(table: Table, columns: Sequence[str], side: sql.Composable) -> sq
 
 
 def key_of(table: Table, key: Sequence[str], side: sql.Composable) -> sql.Composable:
-    """The key as one text; parts of a composite key are joined by `/`, their own `/` and `\\` escaped."""
+    """The key as one text."""
     values = [
         sql.SQL("coalesce({}, '')").format(_key_text(table.kinds[c], sql.SQL("{}.{}").format(side, sql.Identifier(c))))
         for c in key
     ]
+    return joined(values)
+
+
+def joined(values: Sequence[sql.Composable]) -> sql.Composable:
+    """Texts as one key: the parts of a composite one are joined by `/`, their own `/` and `\\` escaped."""
     if len(values) == 1:
         return values[0]
     replace = r"pg_catalog.replace(pg_catalog.replace({}, E'\\', E'\\\\'), '/', E'\\/')"
-    return sql.SQL(JOIN_KEY).join(sql.SQL(replace).format(value) for value in values)
+    return sql.SQL(_JOIN_KEY).join(sql.SQL(replace).format(value) for value in values)
 
 
 def _key_text(kind: Kind, field: sql.Composable) -> sql.Composable:

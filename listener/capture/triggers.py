@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from listener.capture.columns import JOIN_KEY, differs, key_of, row_object
+from listener.capture.columns import differs, joined, key_of, row_object
 from listener.capture.tables import Table, find_table
 from listener.capture.where import check_where, for_event, is_simple
 from listener.database import Connection
@@ -207,7 +207,7 @@ class _Generator:
             )
             for c in self.key
         ]
-        return sql.SQL(JOIN_KEY).join(parts)
+        return joined(parts)
 
     def _function_where(self) -> sql.Composable:
         if "delete" not in self.watch.events:

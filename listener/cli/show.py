@@ -77,7 +77,7 @@ async def status(output: str) -> None:
         "changes to match": now["outbox"],
         "messages": counts,
         "oldest waiting": _duration(now["oldest_waiting_s"]),
-        "sent through in": "not while a pause has no end" if now["eta_s"] is None else _duration(now["eta_s"]),
+        "all sent in": "not while a pause has no end" if now["eta_s"] is None else _duration(now["eta_s"]),
         "capture failures": _failures(now["capture_failures"], now["capture_failures_new"]),
         "muted changes": now["muted"] or "none",
         "replicas": now["replicas"] or "none: start `listener run`",
@@ -94,8 +94,10 @@ async def status(output: str) -> None:
         click.echo(f"account {name:9} {rate}{pause}")
     for paused in now["pauses"]:
         click.echo(
-            f"PAUSED            {paused['target']} until {_end(paused['until'])} by {paused['who']}: {paused['reason']}"
+            f"PAUSED            {paused['target']} by {paused['who']} until {_end(paused['until'])}: {paused['reason']}"
         )
+    for failing in now["failing_selects"]:
+        click.echo(f"QUERY FAILS       {failing['watch']} since {shown(failing['since'])}: {failing['reason']}")
     for brake in now["brakes"]:
         click.echo(
             f"BRAKE             rule {brake['rule']} since {shown(brake['since'])}, {brake['reason']}: "

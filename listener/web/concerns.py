@@ -72,6 +72,9 @@ def concerns(
         add(Level.BAD, "c_unmatched", "", n=status["outbox"], seconds=waited)
     if new := status["capture_failures_new"]:
         add(Level.BAD, "c_capture", "#failures", n=new)
+    for failing in status["failing_selects"]:
+        values = {"watch": failing["watch"], "at": failing["since"], "reason": failing["reason"]}
+        add(Level.BAD, "c_select", "/rules", **values)
     if not status["rules"]["ok"]:
         add(Level.BAD, "c_rules", "/rules", n=len(status["rules"]["faults"]))
     for brake in status["brakes"]:

@@ -10,4 +10,8 @@ INSERT INTO listener.calendar (watch, last_day) VALUES (%(watch)s, %(day)s) ON C
 SELECT last_day FROM listener.calendar WHERE watch = %(watch)s FOR UPDATE SKIP LOCKED;
 
 -- name: done
-UPDATE listener.calendar SET last_day = %(day)s WHERE watch = %(watch)s;
+UPDATE listener.calendar SET last_day = %(day)s, failing_since = NULL, failure = NULL WHERE watch = %(watch)s;
+
+-- name: failed
+UPDATE listener.calendar SET failing_since = coalesce(failing_since, clock_timestamp()), failure = %(failure)s
+ WHERE watch = %(watch)s;

@@ -51,6 +51,9 @@ SELECT b.rule, b.since, b.reason,
        (SELECT count(*) FROM listener.message m WHERE m.rule = b.rule AND m.state = 'held' AND m.held_by IS NULL) AS held
   FROM listener.brake b ORDER BY b.since;
 
+-- name: failing_selects
+SELECT watch, failing_since AS since, failure AS reason FROM listener.calendar WHERE failure IS NOT NULL ORDER BY watch;
+
 -- name: lost_replicas
 -- Replicas that ended without a word, and that no later one stands for; forgotten after a day.
 SELECT count(*) AS n, max(r.seen_at) AS seen_at FROM listener.replica r

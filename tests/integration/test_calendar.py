@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from listener import overview
 from tests.support.world import World, open_world
 
 VIETNAM = ZoneInfo("Asia/Ho_Chi_Minh")
@@ -76,9 +77,24 @@ async def test_a_query_that_fails_harms_nothing_else(database: str) -> None:
         await world.db.execute("ALTER TABLE public.bills RENAME TO invoices")
         await world.once()
         assert world.arrived() == []
+        (failing,) = (await overview.status(world.db, world.settings))["failing_selects"]
+        assert (failing["watch"], failing["reason"]) == ("bill", "UndefinedTable 42P01")
         await world.db.execute("ALTER TABLE public.invoices RENAME TO bills")
         await world.once()
         assert [text.split(" is ")[0] for text in world.arrived()] == ["bill 3"]
+        assert (await overview.status(world.db, world.settings))["failing_selects"] == []
+
+
+async def test_rows_whose_composite_keys_look_alike_are_two(database: str) -> None:
+    parts = rules(
+        "SELECT 'a/b' AS no, 'c' AS part, due, phone FROM public.bills WHERE due = %(day)s"
+        " UNION ALL SELECT 'a', 'b/c', due, phone FROM public.bills WHERE due = %(day)s"
+    )
+    async with open_world(database, rules=parts.replace("key: no", "key: [no, part]"), schema=SCHEMA) as world:
+        await world.once()
+        await days_ago(world, 1)
+        await world.once()
+        assert sorted(m["key"] for m in await world.messages()) == [r"a/b\/c", r"a\/b/c"]
 
 
 async def test_a_query_that_is_given_up_keeps_no_other_watch_from_its_turn(database: str) -> None:

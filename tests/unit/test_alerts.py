@@ -48,6 +48,7 @@ RING = {
     "ListenerPausedForLong": {'listener_pauses{job="listener",instance="a",scope="rule"}': "1x9000"},
     "ListenerUnknownMessages": {'listener_oldest_unknown_seconds{job="listener",instance="a"}': "901x9000"},
     "ListenerBrake": {'listener_brakes{job="listener",instance="a"}': "1x9000"},
+    "ListenerSelectFails": {'listener_selects_failing{job="listener",instance="a"}': "1x9000"},
     "ListenerRulesFaults": {'listener_rules_faults{job="listener",instance="a"}': "3x9000"},
     "ListenerRejectedShare": {
         'listener_messages_finished{job="listener",instance="a",state="rejected"}': "0+1x9000",

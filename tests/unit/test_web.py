@@ -120,6 +120,9 @@ def test_vendored_files_are_what_they_are_said_to_be() -> None:
         assert said == there
 
 
+FAILING = {"watch": "birthday", "since": datetime(2026, 11, 22, tzinfo=UTC), "reason": "UndefinedTable 42P01"}
+
+
 def status(**changed: Any) -> dict[str, Any]:
     return {
         "replicas": 1,
@@ -129,6 +132,7 @@ def status(**changed: Any) -> dict[str, Any]:
         "capture_failures_new": 0,
         "outbox": 0,
         "outbox_oldest_s": None,
+        "failing_selects": [],
         "brakes": [],
         "held_apart": 0,
         "lost_replicas": {"n": 0, "seen_at": None},
@@ -157,6 +161,7 @@ def test_all_is_well_when_it_is() -> None:
         ({"outbox_oldest_s": 31.0}, "c_unmatched"),
         ({"accounts": {"main": {"paused_until": 1, "reason": "the token is refused"}}}, "c_account"),
         ({"capture_failures_new": 3}, "c_capture"),
+        ({"failing_selects": [FAILING]}, "c_select"),
         ({"rules": {"ok": False, "faults": [{}]}}, "c_rules"),
     ],
 )
@@ -174,13 +179,15 @@ def test_what_a_person_should_see_is_named_worst_first() -> None:
         muted=4,
         deaf=True,
         notify_queue=0.3,
+        failing_selects=[FAILING],
         brakes=[{"rule": "r", "held": 3}],
         lost_replicas={"n": 1, "seen_at": datetime(2026, 11, 22, tzinfo=UTC)},
         pauses=[{"target": "phone 091***678", "who": "page/Lan", "reason": "the pause's time was over"}],
     )
     found = concerns(now, 7, gaps=["create trigger x"], stuck={"match": 25.0})
     assert " ".join(c.text for c in found) == (
-        "c_stuck c_gap c_capture c_brake c_paused c_unknown c_held c_rejected c_lost c_deaf c_notify_queue c_muted"
+        "c_stuck c_gap c_capture c_select c_brake c_paused c_unknown c_held c_rejected c_lost c_deaf c_notify_queue "
+        "c_muted"
     )
     for lang, words in (("vi", ("Số điện thoại 091***678", "đã hết thời gian")), ("en", ("Phone", "25 s", "1 held m"))):
         told = " ".join(page.said(concern, lang) for concern in found)
