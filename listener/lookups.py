@@ -6,7 +6,6 @@ used and nothing is known here about the ERP's types.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -19,11 +18,11 @@ from listener.errors import ListenerError
 from listener.model import Change
 from listener.queries import load
 from listener.rules import Watch, parameters
+from listener.rules.snippets import PLACEHOLDER
 from listener.settings import Settings
 from listener.templates import Missing, Row
 
 SQL = load("lookups")
-_PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s")
 # milliseconds
 TIMEOUT = "2000"
 # Not the change's fault: the same query may well work in a moment.
@@ -122,14 +121,14 @@ class Lookups:
 async def batched(conn: Connection, query: str) -> tuple[bytes, tuple[str, ...]]:
     """The statement that runs `query` for many rows at once, and the parameters it takes after the places."""
     names = parameters(query)
-    numbered = _PLACEHOLDER.sub(lambda m: f"${names.index(m[1]) + 1}" if m[1] else "%", query)
+    numbered = PLACEHOLDER.sub(lambda m: f"${names.index(m[1]) + 1}" if m[1] else "%", query)
     # In the extended protocol (binary) PostgreSQL takes no second statement behind this one.
     await conn.execute(f"PREPARE listener_lookup AS {numbered}".encode(), prepare=False, binary=True)
     row = await (await conn.execute(SQL["parameter_types"], prepare=False)).fetchone()
     await conn.execute(SQL["forget"], prepare=False)
     types = row["types"] if row else []
     casts = {name: _cast(f"_change.p{n}", kind) for n, (name, kind) in enumerate(zip(names, types, strict=True))}
-    inner = _PLACEHOLDER.sub(lambda m: casts[m[1]] if m[1] else "%%", query)
+    inner = PLACEHOLDER.sub(lambda m: casts[m[1]] if m[1] else "%%", query)
     arrays = ", ".join(["%s::integer[]", *["%s::text[]"] * len(names)])
     aliases = ", ".join(["place", *(f"p{n}" for n in range(len(names)))])
     batch = f"unnest({arrays}) AS _change({aliases})"

@@ -14,10 +14,9 @@ from listener.capture import Capture
 from listener.database import Connection
 from listener.queries import load
 from listener.rules import Rules
+from listener.rules.snippets import PLACEHOLDER
 
 SQL = load("roles")
-
-_PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s")
 # Names in the rule as PostgreSQL writes it, and what may look like one but is a value.
 _NAME = r'(?:"(?:[^"]|"")+"|[\w$]+)'
 _VALUE = re.compile(r"E?'(?:[^']|'')*'")
@@ -84,7 +83,7 @@ async def statement_needs(
     conn: Connection, place: tuple[str, ...], what: str, statement: str, *, writes: bool = False
 ) -> Needs:
     """What a statement of the rules touches."""
-    plain = _PLACEHOLDER.sub(_nothing, statement)
+    plain = PLACEHOLDER.sub(_nothing, statement)
     try:
         async with conn.transaction(force_rollback=True):
             # In the extended protocol (binary) PostgreSQL takes one statement and no second one behind it.

@@ -20,7 +20,8 @@ _PIECES = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_PLACEHOLDER = re.compile(r"%%|%\(([^()%]+)\)s")
+# `%%`, or the name in `%(name)s`
+PLACEHOLDER = re.compile(r"%%|%\(([^()%]+)\)s")
 
 
 def _look(sql: str, *, comments: bool) -> None:
@@ -47,7 +48,7 @@ def _look(sql: str, *, comments: bool) -> None:
 
 def parameters(sql: str) -> tuple[str, ...]:
     """The names of all `%(name)s` in a statement, each once, in their order."""
-    return tuple(dict.fromkeys(name for name in _PLACEHOLDER.findall(sql) if name))
+    return tuple(dict.fromkeys(name for name in PLACEHOLDER.findall(sql) if name))
 
 
 def _statement(sql: str) -> str:
@@ -57,7 +58,7 @@ def _statement(sql: str) -> str:
         raise refuse("this SQL is empty", "write a statement")
     _look(sql, comments=True)
     # psycopg looks for % in strings and comments too.
-    if "%" in _PLACEHOLDER.sub("", sql):
+    if "%" in PLACEHOLDER.sub("", sql):
         raise refuse("a % here is neither %(column)s nor %%", "write %(column)s for a value of the row, %% for one %")
     return sql
 

@@ -65,6 +65,11 @@ async def test_each_change_gets_its_own_row(finder: Lookups) -> None:
     assert [field(found[n], "rate") for n in (0, 1, 3)] == [Decimal("0.000"), Decimal("1.500"), None]
 
 
+async def test_a_parameter_may_be_named_as_any_column(finder: Lookups) -> None:
+    query = "SELECT name FROM public.people WHERE id = %(Mã KH)s OR id = %(a-b)s"
+    assert [field(found, "name") for found in await find(finder, query, [{"Mã KH": 3, "a-b": 0}])] == ["O'Neil"]
+
+
 async def test_a_batch_is_one_statement(finder: Lookups) -> None:
     query = "SELECT statement_timestamp() AS at, %(id)s::int AS id"
     found = await find(finder, query, [{"id": n} for n in range(300)])
