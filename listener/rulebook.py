@@ -47,7 +47,6 @@ class Rulebook:
         # good rules whose triggers are not there yet
         self._candidate: RuleSet | None = None
         self._link = link
-        self._said = False
         # when file and fleet were last looked at
         self.moved_at = monotonic()
         # why this program must go: the database has been made fit for a newer one
@@ -65,13 +64,10 @@ class Rulebook:
                     await self._follow_fleet()
                 if self.superseded is not None:
                     stopping.set()
-                self._said = False
                 self.moved_at = monotonic()
             except (*LOST, ListenerError) as error:
                 # Rules that this version cannot read among them: others match then, and sending goes on.
-                if not self._said:
-                    self._said = True
-                    log.warning("rules_not_polled", error=describe(error))
+                log.warning("rules_not_polled", error=describe(error))
 
     async def follow(self, version: int) -> None:
         """Takes over the version that the fleet runs. Raises `ListenerError` when it cannot be used here."""
@@ -80,7 +76,7 @@ class Rulebook:
         async with self._link.use() as conn:
             row = await (await conn.execute(SQL["source"], {"version": version})).fetchone()
             if row is None:
-                raise ListenerError(f"rules version {version} is not in the database")
+                raise ListenerError(f"rules version {version} is not in the database; a reload brings back the file's")
         self._adopt(await asyncio.to_thread(_compiled, row["source"], self._settings.rules, version))
 
     async def _follow_fleet(self) -> None:
@@ -123,9 +119,14 @@ class Rulebook:
     async def _bring_into_force(self, rules: RuleSet, source: str) -> None:
         """Only once every trigger captures what these rules need; until then it is tried at every look."""
         async with self._link.use() as conn:
-            if lacking := await make_ready(conn, rules, self._settings):
+            lacking = [(what, _INSTALL) for what in await make_ready(conn, rules, self._settings)]
+            try:
+                _check_tokens(rules, self._settings)
+            except ListenerError as error:
+                lacking.append((str(error), "put it there: these rules are in force as soon as it can be read"))
+            if lacking:
                 file = str(self._settings.rules)
-                raise RulesError([Fault(file=file, line=1, col=1, message=w, hint=_INSTALL) for w in lacking])
+                raise RulesError([Fault(file=file, line=1, col=1, message=w, hint=cure) for w, cure in lacking])
             version = await register(conn, source)
         self._candidate = None
         self._adopt(replace(rules, version=version))
@@ -175,9 +176,7 @@ async def open_rulebook(settings: Settings, link: Link) -> Rulebook:
             version = await register(conn, source)
             row = {"version": version, "source": source}
         rules = _compiled(row["source"], settings.rules, row["version"])
-        if settings.mode is not Mode.SHADOW:
-            for name, account in rules.rules.accounts.items():
-                accounts.access(name, account)
+        _check_tokens(rules, settings)
         for lack in await make_ready(conn, rules, settings):
             log.error("capture_differs", what=lack, cure=_INSTALL)
         for weakness in await capture.warnings(conn, [], doorbell=settings.doorbell):
@@ -208,6 +207,13 @@ async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> li
     return [f"{s.what} is not as these rules need it" for s in steps if s.step is not capture.Step.DROP] + [
         f"{conn.info.user} may not do this: {need.what}; {cure}" for need, cure in refused
     ]
+
+
+def _check_tokens(rules: RuleSet, settings: Settings) -> None:
+    """Raises `ListenerError` for the first account that has no token where something may be sent."""
+    if settings.mode is not Mode.SHADOW:
+        for name, account in rules.rules.accounts.items():
+            accounts.access(name, account)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

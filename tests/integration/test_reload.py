@@ -46,6 +46,22 @@ async def test_a_broken_file_changes_nothing_and_is_loud(database: str) -> None:
         await world.until("SELECT faults = '[]' AND rules_version = 1 FROM listener.fleet", seconds=5)
 
 
+async def test_an_account_without_a_token_is_refused_until_the_token_is_there(database: str) -> None:
+    async with open_world(database) as world, world.service():
+        token = world.folder / "another-token"
+        world.use_rules(OTHER.replace("TOKEN_FILE", str(token)))
+        await world.until("SELECT faults <> '[]' FROM listener.fleet", seconds=5)
+        (fault,) = (await world.one("SELECT faults FROM listener.fleet"))["faults"]
+        assert "account main: token_file cannot be read" in fault["message"]
+        await world.note("a", "first")
+        await world.settled()
+        token.write_text(world.token_file.read_text())
+        await in_force(world, 2)
+        await world.note("a", "second")
+        await world.settled()
+        assert world.arrived() == ["first", "new: second"]
+
+
 async def test_the_last_good_rules_go_on_after_a_restart_with_a_broken_file(database: str) -> None:
     async with open_world(database) as world:
         await world.once()
