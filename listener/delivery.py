@@ -72,7 +72,6 @@ class Delivery:
         self._stopping = asyncio.Event()
         # permits that others are asking for, by their token
         self._offers: dict[int, tuple[Sender, Work]] = {}
-        self._said: set[str] = set()
         # outcomes to come or not written down
         self._unsettled = 0
         # since when outcomes are being written down, if they are
@@ -199,19 +198,18 @@ class Delivery:
                 behind = look.due_in is not None and look.due_in <= 0
                 sender.at_once_from = monotonic() + (POLL if behind else look.slot_in - messages.SLACK)
             except (*LOST, OutOfReachError) as error:
-                self._say("lease_failed", name, error)
+                log.warning("lease_failed", about=name, error=describe(error))
                 if isinstance(error, LOST):
                     tasks.start(self._disown(token, stopping), f"disown {name}")
                 await wait_for_any(stopping, seconds=_RECONNECT * (1 + random.random()))
                 continue
             except ListenerError as error:
-                self._say("account_unusable", name, error)
+                log.warning("account_unusable", about=name, error=describe(error))
                 sender.access = None
                 await wait_for_any(stopping, seconds=POLL)
                 continue
             finally:
                 sender.asked -= want
-            self._said.discard(name)
             await self._rest(look, sender, stopping)
             idle = look.slot_in >= POLL or look.due_in is None or look.due_in >= POLL
             sender.quiet = idle and not sender.wake.is_set()
@@ -275,7 +273,7 @@ class Delivery:
                     async with self._settling.use() as conn:
                         armed = await messages.leased(conn, token)
                 except (*LOST, OutOfReachError) as error:
-                    self._say("settle_failed", "settle", error)
+                    log.warning("settle_failed", about="settle", error=describe(error))
                     armed = []
                 for lease in armed:
                     self.give(Result(lease=lease, outcome=NotSent(cause="the database did not confirm the lease")))
@@ -323,9 +321,8 @@ class Delivery:
                     more = await settle(conn, results, random.random)
                 break
             except (*LOST, OutOfReachError) as error:
-                self._say("settle_failed", "settle", error)
+                log.warning("settle_failed", about="settle", error=describe(error))
                 await asyncio.sleep(_RECONNECT * (1 + random.random()))
-        self._said.discard("settle")
         self._writing_since = None
         self._unsettled -= len(results)
         if more:
@@ -333,9 +330,3 @@ class Delivery:
         if self._on_outcome is not None:
             for result in results:
                 self._on_outcome(result)
-
-    def _say(self, event: str, about: str, error: BaseException) -> None:
-        """Once per failure that goes on, not once per try."""
-        if about not in self._said:
-            self._said.add(about)
-            log.warning(event, about=about, error=describe(error))

@@ -53,8 +53,7 @@ class Lookout:
             except (*LOST, ListenerError) as error:
                 failures = self._matcher.failed()
                 self._failed_at = monotonic()
-                if failures == 1:
-                    log.warning("match_failed", error=describe(error))
+                log.warning("match_failed", error=describe(error))
                 await wait_for_any(stopping, seconds=min(2.0, 0.25 * 2 ** min(failures, 5)))
 
     async def _watch(self, stopping: asyncio.Event) -> None:

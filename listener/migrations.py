@@ -65,7 +65,10 @@ async def pending(conn: Connection) -> list[Migration]:
         raise ListenerError(reason)
     for number, row in applied.items():
         if ours[number].sha256 != row["sha256"]:
-            raise ListenerError(f"migration {row['name']} in the database is not the one of this program")
+            raise ListenerError(
+                f"migration {row['name']} in the database is not the one of this program: "
+                "run the listener that made it, or restore a backup"
+            )
     return [m for number, m in ours.items() if number not in applied]
 
 
@@ -117,7 +120,9 @@ async def installed(conn: Connection) -> bool:
     )
     row = await cursor.fetchone()
     if row and row["there"] and not row["ours"]:
-        raise ListenerError("this database has a schema `listener` that this program did not make; it is left alone")
+        raise ListenerError(
+            "this database has a schema `listener` that this program did not make: rename it, or use another database"
+        )
     return bool(row and row["ours"])
 
 

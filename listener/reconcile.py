@@ -56,7 +56,6 @@ class Reconciler:
         self._give = give
         self._link = link
         self._punctuality = Punctuality()
-        self._said = False
         self.moved_at = monotonic()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -64,12 +63,9 @@ class Reconciler:
         while not stopping.is_set():
             try:
                 await self.round(stopping)
-                self._said = False
                 self.moved_at = monotonic()
             except (*LOST, OutOfReachError) as error:
-                if not self._said:
-                    self._said = True
-                    log.warning("reconcile_failed", error=describe(error))
+                log.warning("reconcile_failed", error=describe(error))
             await wait_for_any(stopping, seconds=ROUND)
 
     async def round(self, stopping: asyncio.Event) -> None:

@@ -48,7 +48,7 @@ class Upkeep:
         self._book = book
         self._give = give
         self._link = link
-        self._said = self._queue_said = False
+        self._queue_said = False
         # when a round was last done
         self.moved_at = monotonic()
         self._signed = self._forgot = float("-inf")
@@ -68,11 +68,8 @@ class Upkeep:
             try:
                 await self.round()
                 self.moved_at = monotonic()
-                self._said = False
             except (*LOST, OutOfReachError) as error:
-                if not self._said:
-                    self._said = True
-                    log.warning("upkeep_failed", error=describe(error))
+                log.warning("upkeep_failed", error=describe(error))
             await wait_for_any(stopping, seconds=ROUND)
 
     async def round(self) -> None:

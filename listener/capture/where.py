@@ -12,7 +12,7 @@ from listener.words import did_you_mean
 
 _ROW_COLUMN = r'\b(?P<side>NEW|OLD)\.(?P<column>"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
 # A `where` made of these alone, on columns of simple types, cannot fail at run time and calls no function of others, so
-# it may stand in the trigger's WHEN, where it costs an unrelated update nothing. Anything else runs inside the
+# it may stand in the trigger's WHEN, where it costs an unrelated update the least. Anything else runs inside the
 # function, where a failure is swallowed.
 _SIMPLE = re.compile(
     rf"""(?: \s+ | \(|\)|, | <>|!=|<=|>=|=|< |> | '(?:[^']|'')*' | \d+(?:\.\d+)?

@@ -77,7 +77,8 @@ def _told(error: BaseException) -> tuple[str, int]:
         case psycopg.errors.LockNotAvailable() | psycopg.errors.QueryCanceled():
             return "the database did not get to it in time (a lock, or too much work); try again", 1
         case psycopg.OperationalError():
-            return "the connection to the database was lost", OutOfReachError.exit_code
+            words = "the connection to the database was lost; what was asked may be done or not: look, then try again"
+            return words, OutOfReachError.exit_code
         case psycopg.errors.InsufficientPrivilege():
             return f"the database refuses: {error.diag.message_primary}", 1
         case psycopg.errors.UndefinedTable():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-# A part that has not moved for so many seconds is not well. The slowest regular turn is a second; a query that hangs
-# is cut off after 15.
+# A part that has not moved for so many seconds is not well. The slowest regular turn is a second; a statement that
+# hangs is cut off after 15, in the matcher after 30.
 STALE = 20.0
 
 

@@ -128,6 +128,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "{n} lần ghi nhận thay đổi từ ERP bị lỗi: có thể thiếu tin.",
         "Changes in the ERP that could not be captured: {n}. Messages may be missing.",
     ),
+    "c_select": (
+        "Câu truy vấn hằng ngày của {watch} bị lỗi từ {at} ({reason}): tin của nó chưa được tạo.",
+        "The daily query of {watch} has failed since {at} ({reason}): its messages are not made.",
+    ),
     "c_rules": (
         "Tệp quy tắc có {n} lỗi; quy tắc tốt trước đó vẫn được dùng.",
         "The rules file has faults ({n}); the last good rules stay in use.",
@@ -138,7 +142,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "c_paused": ("Đang tạm dừng: {what} ({reason}).", "Paused: {what} ({reason})."),
     "c_unknown": (
-        "{n} tin chưa rõ đã tới hay chưa; cần người quyết định.",
+        "{n} tin không rõ đã gửi đi hay chưa; cần người quyết định.",
         "{n} message{s} may have been sent; a person must decide.",
     ),
     "c_held": ("{n} tin đang bị giữ lại.", "{n} held message{s} must be released or cancelled."),
@@ -147,7 +151,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "{n} message{s} could not be sent in the last 24 hours.",
     ),
     "c_lost": (
-        "{n} tiến trình đã dừng đột ngột (lần cuối {at}); các tiến trình khác vẫn gửi.",
+        "{n} tiến trình đã dừng đột ngột (thấy lần cuối lúc {at}); các tiến trình khác vẫn gửi.",
         "{n} replica{s} ended without a word (last seen {at}); the others go on.",
     ),
     "c_deaf": (
@@ -156,7 +160,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "c_notify_queue": (
         "Hàng đợi NOTIFY của máy chủ cơ sở dữ liệu đã đầy {percent}%: có phiên không đọc; đầy hẳn thì NOTIFY sẽ lỗi.",
-        "The database server's NOTIFY queue is {percent}% full: some session does not read it; full, a NOTIFY fails.",
+        "The server's NOTIFY queue is {percent}% full: some session does not read it; once full, every NOTIFY fails.",
     ),
     "c_muted": (
         "{n} thay đổi bị tắt tiếng (listener.mute) chưa được xử lý.",
@@ -217,7 +221,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "failures_note": ("Đã xem", "Taken note"),
     "failures_ask": (
         "Bạn đã tìm hiểu {n} lỗi này (log của PostgreSQL có lý do)? Chúng sẽ không được báo nữa.",
-        "You looked into them ({n}; PostgreSQL's log has why)? They are not reported any more.",
+        "Have you looked into these failures ({n}; PostgreSQL's log says why)? They will not be reported again.",
     ),
     "gaps": ("Việc ghi nhận còn thiếu", "What capture lacks"),
     "outbox": ("Thay đổi chờ xử lý", "Changes to match"),
@@ -227,7 +231,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "rate": ("Tốc độ", "Pace"),
     "per_second": ("{n} SMS/giây", "{n} SMS/s"),
     "standing": ("Tình trạng", "Standing"),
-    "open": ("đang gửi", "open"),
+    "open": ("gửi được", "open"),
     "stopped_until": ("dừng đến {time}: {reason}", "stopped until {time}: {reason}"),
     "stopped": ("dừng đến khi có người cho chạy lại: {reason}", "stopped until somebody resumes: {reason}"),
     "none": ("không", "none"),
@@ -291,7 +295,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "st_expired": ("quá hạn", "expired"),
     "st_cancelled": ("đã hủy", "cancelled"),
     "st_superseded": ("được thay thế", "superseded"),
-    "st_suppressed": ("không muốn nhận", "suppressed"),
+    "st_suppressed": ("không được gửi", "suppressed"),
     "st_shadow": ("chạy thử", "shadow"),
     # all that a list shows
     "bulk": ("Với mọi tin khớp bộ lọc", "With all that fit"),
@@ -390,8 +394,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
     # interventions
     "reason_missing": ("Hãy ghi lý do.", "Say why, in a word or two."),
     "target_missing": ("Hãy chọn đối tượng cần tạm dừng.", "Choose what it is about."),
-    "until_bad": ("Không đọc được thời điểm kết thúc.", "That end cannot be read."),
-    "until_over": ("Thời điểm kết thúc đã qua.", "That end is over already."),
+    "until_bad": ("Không đọc được thời điểm kết thúc.", "That end time cannot be read."),
+    "until_over": ("Thời điểm kết thúc đã qua.", "That time has already passed."),
     "pause_new": ("Tạm dừng gửi", "Pause sending"),
     "pause_hint": (
         "Thay đổi từ ERP vẫn được ghi nhận và soạn thành tin; tin chờ ở đây, không mất. "
@@ -423,7 +427,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "no_pauses": ("Không có gì đang tạm dừng.", "Nothing is paused."),
     "done_paused": ("Đã tạm dừng; {n} tin được giữ lại.", "Paused; messages held: {n}."),
     "done_resumed": ("Đã cho chạy lại; {n} tin được gửi tiếp.", "Resumed; messages that go on: {n}."),
-    "done_released": ("Đã thả; {n} tin được gửi tiếp.", "Released; messages that go on: {n}."),
+    "done_released": ("Đã mở phanh; {n} tin được gửi tiếp.", "Released; messages that go on: {n}."),
     "muted_hint": (
         "Một đợt nhập dữ liệu đã tắt tiếng chúng (listener.mute). Nếu đợt đó không cần gửi tin thì không phải làm gì.",
         "An import kept them out (listener.mute). If it was to send nothing, nothing needs to be done.",
@@ -433,8 +437,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "Cho {n} thay đổi này đi tiếp như bình thường? Tin của chúng sẽ được gửi.",
         "Let these changes ({n}) go their normal way? Their messages will be sent.",
     ),
-    "done_unmuted": ("{n} thay đổi đi tiếp.", "Changes that go on: {n}."),
-    "v_release muted": ("thả tắt tiếng", "release muted"),
+    "done_unmuted": ("Đã cho {n} thay đổi đi tiếp.", "Changes that go on: {n}."),
+    "v_release muted": ("cho thay đổi tắt tiếng đi tiếp", "release muted"),
     "brakes": ("Quy tắc bị phanh", "Brakes"),
     "brake_held": ("{n} tin đang giữ", "messages held: {n}"),
     "brake_release": ("Mở phanh", "Release"),

@@ -126,7 +126,7 @@ def run(*, short: bool) -> Report:
     figures = [Figure(name=case, value=median(values), unit="tps") for case, values in tps.items()]
     for clients, least in zip(CLIENTS, (0.65, 0.72, 0.70), strict=True):
         ours, plain, theirs = (Case(table, WATCHED, clients) for table in ("watched", "plain", "notifying"))
-        readme = f"ERP updates of a watched column, {clients} clients: against no trigger"
+        readme = f"ERP updates of a watched column, {clients} client{'s' * (clients > 1)}: against no trigger"
         figures.append(_ratio(f"watched column, {clients} clients : {none}", tps, ours, plain, least, readme))
         if clients == 16:
             readme = "the same: against a trigger that NOTIFYs each time"

@@ -185,7 +185,7 @@ async def test_a_gateway_that_does_not_take_messages(erp_database: str, fault: s
         await world.notes([(f"t{n}", f"{NAME} {n}") for n in range(30)], phone=PHONE)
         await seen.show(words, "listener_account_stopped", 1, "main", kind)
         if fault == "black hole":
-            await seen.show("chưa rõ đã tới hay chưa", "listener_messages", 1, "unknown")
+            await seen.show("không rõ đã gửi đi hay chưa", "listener_messages", 1, "unknown")
             assert (await seen.metrics())["listener_oldest_unknown_seconds", ""] > 0
         else:
             assert (await seen.metrics())["listener_messages", "waiting"] > 0
@@ -198,7 +198,7 @@ async def test_a_gateway_that_refuses_one_message_or_loses_an_answer(erp_databas
         await seen.show("1 tin không gửi được trong 24 giờ", "listener_messages_finished", 1, "rejected")
         world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), times=1))
         await world.note("b", f"{NAME} lost", phone=PHONE)
-        await seen.show("1 tin chưa rõ đã tới hay chưa", "listener_messages", 1, "unknown")
+        await seen.show("1 tin không rõ đã gửi đi hay chưa", "listener_messages", 1, "unknown")
 
 
 # -- the database
