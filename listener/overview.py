@@ -23,6 +23,7 @@ MESSAGE_KEYS = (
     "attempts", "created_at", "due_at", "settled_at",
 )  # fmt: skip
 _FILTERS = {
+    "ids": sql.SQL("id = ANY(%(ids)s)"),
     "rule": sql.SQL("rule = %(rule)s"),
     "watch": sql.SQL("watch = %(watch)s"),
     "state": sql.SQL("state = ANY(%(state)s)"),

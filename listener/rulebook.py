@@ -156,7 +156,7 @@ async def open_rulebook(settings: Settings, link: Link) -> Rulebook:
         except RulesError as error:
             faults = error.faults
         if settings.auto_install and file_rules is not None:
-            await install(conn, file_rules, settings)
+            await install(conn, file_rules, settings, _say_installed)
         elif await migrations.pending(conn):
             raise (
                 ListenerError("the database has no `listener` schema of this version; run `listener db install` once")
@@ -197,7 +197,7 @@ async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> li
     await accounts.add(conn, list(rules.rules.accounts))
     try:
         if settings.auto_install:
-            await install(conn, rules, settings, lambda line: log.info("installed", what=line))
+            await install(conn, rules, settings, _say_installed)
         found = await captures(conn, rules, settings)
         steps = await capture.differences(conn, found)
     except ListenerError as error:
@@ -207,6 +207,10 @@ async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> li
     return [f"{s.what} is not as these rules need it" for s in steps if s.step is not capture.Step.DROP] + [
         f"{conn.info.user} may not do this: {need.what}; {cure}" for need, cure in refused
     ]
+
+
+def _say_installed(line: str) -> None:
+    log.info("installed", what=line)
 
 
 def _check_tokens(rules: RuleSet, settings: Settings) -> None:

@@ -22,6 +22,11 @@ def did_you_mean(word: str, known: Iterable[str], *, likeness: float = 0.6) -> s
     return f"; did you mean {as_written[near[0]]}?" if near else ""
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 message`, `2 messages`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 # as people write them, amid other words; not a piece of a longer number, of an address or of a time
 _PHONE = re.compile(r"(?<![\w.])(?:\+?84|0)[ .-]?\d(?:[ .-]?\d){7,9}(?![\w.]*\d)")
 

@@ -15,6 +15,7 @@ from listener.errors import ListenerError, UsageError
 from listener.interventions import Deed, Verb
 from listener.pauses import Scope, Target
 from listener.settings import read_settings
+from listener.words import counted
 
 _HELP = {
     Verb.RETRY: "Send again: rejected, unknown, expired or held messages, by id or by the filters of `messages`.",
@@ -45,7 +46,8 @@ def _verb(verb: Verb) -> click.Command:
         async with await connect(settings, "act") as conn:
             picked = list(dict.fromkeys(ids))
             if ids and not yes and sys.stdin.isatty():
-                click.confirm(f"{verb.value} {len(picked)} messages?", abort=True, err=True)
+                found = await overview.ids(conn, {"ids": picked})
+                _confirm(verb.value, Counter(row["state"] for row in found), yes=yes)
             if filters:
                 found = await interventions.candidates(conn, verb, filters)
                 picked = [row["id"] for row in found]
@@ -72,25 +74,26 @@ async def _release_muted(
     watch = str(filters["watch"]) if "watch" in filters else None
     async with await connect(read_settings(), "act") as conn:
         if n := await interventions.muted(conn, watch):
-            _confirm("release", Counter({"muted": n}), yes=yes, things="changes")
+            _confirm("release", Counter({"muted": n}), yes=yes, thing="change")
             n = await interventions.release_muted(conn, watch, by=await pauses.who(conn), reason=reason)
     if output == "json":
         print_json({"verb": "release", "changed": n, "ids": [], "skipped": []})
     else:
-        click.echo(f"release: {n} muted changes")
+        click.echo(f"release: {counted(n, 'muted change')}")
 
 
-def _confirm(what: str, states: "Counter[str]", *, yes: bool, things: str = "messages") -> None:
+def _confirm(what: str, states: "Counter[str]", *, yes: bool, thing: str = "message") -> None:
     """Shows how many and asks, on a terminal. Raises `UsageError` where nobody can answer."""
     counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
     warning = (
         " (unknown ones were perhaps sent: a second SMS is possible)" if what == "retry" and states["unknown"] else ""
     )
-    click.echo(f"{what} {states.total()} {things}: {counts}{warning}", err=True)
+    many = counted(states.total(), thing)
+    click.echo(f"{what} {many}: {counts}{warning}", err=True)
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"{what}: nobody is there to confirm {states.total()} {things}; add --yes")
+        raise UsageError(f"{what}: nobody is there to confirm {many}; add --yes")
     click.confirm("go on?", abort=True, err=True)
 
 
@@ -107,7 +110,7 @@ def _tell(deed: Deed, output: str) -> None:
         return
     for number, why in sorted(deed.skipped.items()):
         click.echo(f"message {number} left alone: {why}", err=True)
-    click.echo(f"{deed.verb.value}: {len(deed.done)} messages")
+    click.echo(f"{deed.verb.value}: {counted(len(deed.done), 'message')}")
 
 
 retry, cancel, release = (_verb(verb) for verb in Verb)
@@ -129,7 +132,7 @@ def _target(rule: str | None, account: str | None, number: str | None) -> Target
 @click.option("--account", help="Only this CareSoft account.")
 @click.option("--phone", "number", help="Only this phone, in any form.")
 @click.option("--reason", required=True, help="Why; shown wherever the pause is.")
-@click.option("--until", help="In so long (30m, 6h, 7d) or at 2026-11-22T18:00; without it until `resume`.")
+@click.option("--until", help="For 30m, 6h or 7d, or until 2026-11-22T18:00; without it until `resume`.")
 @output_option
 @asynchronous
 async def pause(
@@ -147,7 +150,10 @@ async def pause(
     if output == "json":
         print_json({"verb": "pause", "target": str(target), "until": end, "held": held})
         return
-    click.echo(f"paused: {target}" + (f"; {held} messages held" if target.scope in (Scope.RULE, Scope.PHONE) else ""))
+    click.echo(
+        f"paused: {target}"
+        + (f"; {counted(held, 'message')} held" if target.scope in (Scope.RULE, Scope.PHONE) else "")
+    )
 
 
 @click.command()
@@ -232,4 +238,6 @@ async def suppress(number: str, remove: bool, reason: str | None, output: str) -
     if output == "json":
         print_json({"verb": "suppress", "removed": remove, "cancelled": n})
         return
-    click.echo("taken off the suppression list" if remove else f"no SMS goes to it any more; {n} messages cancelled")
+    click.echo(
+        "taken off the suppression list" if remove else f"no SMS goes to it any more; {counted(n, 'message')} cancelled"
+    )

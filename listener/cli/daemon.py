@@ -12,6 +12,7 @@ from listener.errors import UsageError
 from listener.logs import configure
 from listener.model import Mode
 from listener.settings import read_settings
+from listener.words import counted
 
 
 @click.command()
@@ -35,10 +36,10 @@ async def run(once: bool, mode: str | None, rules_path: Path | None) -> None:
     gc.freeze()
     left = await daemon.run(once=once)
     if left.unreachable:
-        raise fail(f"messages of {left.unreachable} threads are due, and CareSoft is out of reach", 4)
+        raise fail(f"messages of {counted(left.unreachable, 'thread')} are due, and CareSoft is out of reach", 4)
     if left.stopped:
         why = "are due and cannot be sent: their account is paused, or not in the rules; see `listener status`"
-        raise fail(f"messages of {left.stopped} threads {why}", 1)
+        raise fail(f"messages of {counted(left.stopped, 'thread')} {why}", 1)
 
 
 @click.command()

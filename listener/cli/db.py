@@ -202,7 +202,7 @@ async def print_sql(rules_path: Path | None, daemon_role: str | None, reader_rol
 def _ask(unfinished: int, *, yes: bool) -> None:
     if not unfinished or yes:
         return
-    lost = f"{unfinished} changes and messages are not finished and would be lost"
+    lost = f"what is not finished would be lost (changes and messages: {unfinished})"
     if not sys.stdin.isatty():
         raise fail(f"{lost}; say --yes if they may be", 1)
     click.confirm(f"{lost}. Remove everything?", abort=True, err=True)

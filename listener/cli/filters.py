@@ -27,7 +27,7 @@ _OPTIONS = (
     click.option("--account", help="Only messages of this CareSoft account."),
     click.option("--phone", help="Only messages to this phone, in any form."),
     click.option("--ticket", type=click.IntRange(1, 2**63 - 1), help="Only messages on this ticket."),
-    click.option("--since", help="Only messages made since so long: 30m, 6h, 7d."),
+    click.option("--since", help="Only messages made in the last 30m, 6h or 7d."),
 )
 
 

@@ -19,7 +19,7 @@ from listener.rules.ruleset import compile_rules
 from listener.sentences import Language, sentence
 from listener.settings import read_settings
 from listener.why import why as ask
-from listener.words import mask_phones, moment
+from listener.words import counted, mask_phones, moment
 
 
 @click.command()
@@ -66,7 +66,7 @@ async def why(asked: str, language: str, reveal: bool, output: str) -> None:
 
 
 @click.command()
-@click.option("--since", default="7d", show_default=True, help="Changes matched since so long: 30m, 6h, 7d.")
+@click.option("--since", default="7d", show_default=True, help="Changes matched in the last 30m, 6h or 7d.")
 @rules_option
 @output_option
 @asynchronous
@@ -102,8 +102,8 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 
 def _show(shape: dict[str, Any]) -> None:
     click.echo(
-        f"{shape['changes']} changes since {moment(shape['since'])}: {shape['rules_file']} beside the rules in force "
-        f"(version {shape['version_in_force']})\n"
+        f"{counted(shape['changes'], 'change')} since {moment(shape['since'])}: {shape['rules_file']} beside the rules "
+        f"in force (version {shape['version_in_force']})\n"
     )
     rows = [(name, sides["new"], sides["in_force"]) for name, sides in shape["rules"].items()]
     rows.append(("all rules", shape["new"], shape["in_force"]))

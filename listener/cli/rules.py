@@ -17,7 +17,7 @@ from listener.rules import build, load, read, read_text, schema_text
 from listener.rules.lint import warnings
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings, read_settings
-from listener.words import did_you_mean
+from listener.words import counted, did_you_mean
 
 
 @click.command()
@@ -50,7 +50,7 @@ async def check(file: Path | None, database: bool, output: str) -> None:
         for fault in faults:
             click.echo(str(fault))
         if not faults:
-            click.echo(f"{settings.rules}: in order, {len(rules.rules.rules)} rules")
+            click.echo(f"{settings.rules}: in order, {counted(len(rules.rules.rules), 'rule')}")
         for doubt in doubts:
             click.echo(f"warning: {doubt}", err=True)
     if faults:

@@ -10,6 +10,7 @@ from listener.cli.common import asynchronous, fail, output_option, print_json, p
 from listener.cli.filters import chosen, filter_options
 from listener.database import connect
 from listener.settings import read_settings
+from listener.words import counted
 
 
 @click.command()
@@ -82,7 +83,7 @@ async def status(output: str) -> None:
         "muted changes": now["muted"] or "none",
         "replicas": now["replicas"] or "none: start `listener run`",
         "rules": f"version {said['version'] or '-'}, in force since {shown(said['loaded_at'])}"
-        + ("" if said["ok"] else f", the file now has {len(said['faults'])} faults (run `listener check`)"),
+        + ("" if said["ok"] else f", the file now has {counted(len(said['faults']), 'fault')} (run `listener check`)"),
     }
     for name, value in lines.items():
         click.echo(f"{name:17} {value}")
@@ -108,9 +109,8 @@ async def status(output: str) -> None:
     if now["deaf"]:
         click.echo("DEAF              the database's signal is not heard; it is looked at once a second instead")
     if lost := now["lost_replicas"]["n"]:
-        click.echo(
-            f"LOST              {lost} replicas ended without a word, last {shown(now['lost_replicas']['seen_at'])}"
-        )
+        last = shown(now["lost_replicas"]["seen_at"])
+        click.echo(f"LOST              {counted(lost, 'replica')} ended without a word, last {last}")
 
 
 def _failures(ever: int, new: int) -> str:

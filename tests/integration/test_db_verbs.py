@@ -130,7 +130,7 @@ def test_from_plan_to_uninstall(owner: Owner) -> None:
     assert changes(owner) == CAPTURED
 
     refused = owner.listener("db", "uninstall")
-    assert refused.exit_code == 1 and "2 changes and messages are not finished" in refused.output
+    assert refused.exit_code == 1 and "would be lost (changes and messages: 2)" in refused.output
     removed = owner.listener("db", "uninstall", "--yes")
     assert removed.exit_code == 0 and "nothing of listener is left" in removed.output
     assert catalogue(owner) == before

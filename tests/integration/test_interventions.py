@@ -279,7 +279,7 @@ async def test_on_a_terminal_the_count_is_shown_and_asked_about(
         finally:
             os.close(person)
             os.close(terminal)
-        assert b"cancel 1 messages: 1 waiting" in asked
+        assert b"cancel 1 message: 1 waiting" in asked
         assert process.returncode == code
         assert await state(world, "one") == left
 

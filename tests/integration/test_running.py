@@ -77,7 +77,7 @@ async def test_a_manager_that_is_gone_is_no_reason_to_fail(erp_database: str) ->
 
 async def test_once_without_its_database_ends_as_every_verb_does(erp_database: str) -> None:
     """Out of reach is exit code 4, also where it is a task that finds it out."""
-    async with open_world(erp_database) as world:
+    async with open_world(erp_database, http_timeout=60.0) as world:
         world.gateway.add_fault(Fault(action=Delay(seconds=3600.0)))
         await world.note("topic", "note")
         process = await asyncio.create_subprocess_exec(
@@ -147,6 +147,6 @@ async def test_run_once_says_what_it_could_not_send(
         async with asyncio.timeout(30):
             _, said = await once.communicate()
         assert once.returncode == code
-        assert "messages of 1 threads are due" in said.decode()
+        assert "messages of 1 thread are due" in said.decode()
         assert words in said.decode()
         assert await world.states() == {"note": "waiting"}

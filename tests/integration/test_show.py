@@ -109,7 +109,7 @@ async def test_status_names_what_holds_and_what_is_not_captured(erp_database: st
             "NOT CAPTURED      enable trigger listener_note_insert on public.notes (`listener db install`)",
             "capture failures  1, 1 of them new",
             "DEAF",
-            "LOST              1 replicas",
+            "LOST              1 replica ended",
         ):
             assert words in said, (words, said)
         found = (await verb(world.environment(), "status", "-o", "json")).json

@@ -349,7 +349,7 @@ def test_warnings_do_not_fail_and_stand_beside_the_faults(tmp_path: Path) -> Non
     path.write_text(file({"text": "ACME & co"}), encoding="utf-8")
     said = CliRunner().invoke(main, ["check", str(path)])
     assert said.exit_code == 0
-    assert said.stdout == f"{path}: in order, 1 rules\n"
+    assert said.stdout == f"{path}: in order, 1 rule\n"
     assert f"warning: {path}:15:56: some carriers refuse an SMS with & (write it in words)" in said.stderr
     assert f"warning: {path}:15:3: no test expects an SMS of the rule r1" in said.stderr
     report = json.loads(CliRunner().invoke(main, ["check", str(path), "-o", "json"]).stdout)
