@@ -20,6 +20,7 @@ from listener.rules import Account
 from listener.settings import secret, secret_file
 
 SQL = load("accounts")
+DEEDS = load("interventions")
 
 
 class PauseKind(StrEnum):
@@ -75,8 +76,10 @@ def token_print(token: str) -> str:
 
 
 async def add(conn: Connection, names: list[str]) -> None:
-    """Makes the rows of accounts that are new in the rules."""
-    await conn.execute(SQL["add"], {"names": names})
+    """Makes the rows of accounts that are new in the rules, stopped by what a person has stopped."""
+    async with conn.transaction():
+        await conn.execute(DEEDS["my_turn"], {})
+        await conn.execute(SQL["add"], {"names": names})
 
 
 async def pause(conn: Connection, account: str, why: Pause, lease: int, print_of_token: str | None) -> None:

@@ -134,6 +134,11 @@ async def set_session(conn: Connection, values: Mapping[str, str]) -> None:
     await conn.execute(SQL["set_session"], {"names": list(values), "values": list(values.values())})
 
 
+async def end_frozen(conn: Connection) -> None:
+    """Frees what another replica of this role holds while it stands still in the middle of a transaction."""
+    await conn.execute(SQL["end_frozen"], {})
+
+
 def _without_secrets(error: psycopg.Error, url: str) -> str:
     """The first line of libpq's message; it names host, port and role, and the password only by mistake."""
     if isinstance(error, psycopg.ProgrammingError):

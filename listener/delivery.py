@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from listener import accounts, messages
-from listener.caresoft import CareSoft
+from listener.caresoft import Access, CareSoft
 from listener.database import BY_INDEX, LOST, REST, Link
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.identity import Guard
@@ -61,6 +61,9 @@ class Delivery:
         self._gateway = gateway
         self._recheck = recheck
         self._on_outcome = on_outcome
+        # seconds that a permit outlives the longest request that begins at once
+        shortest, longest = DEADLINE_MARGIN
+        self._margin = min(longest, max(shortest, settings.http_timeout))
         # whoever takes permits has it ask each new connection
         self.guard = Guard()
         self._leasing = Link(settings, "lease", self.guard.ask, **BY_INDEX)
@@ -88,7 +91,7 @@ class Delivery:
             if sender.account is not None:
                 sender.may_be_unwritten = min(IN_FLIGHT, max(UNWRITTEN, int(sender.account.rate.per_second * 2 / 3)))
             if name not in self._loops:
-                loop = self._account_loop(name, sender, tasks, stopping)
+                loop = self._account_loop(name, sender, stopping)
                 self._loops[name] = tasks.keep(loop, f"deliver {name}")
 
     def wake(self) -> None:
@@ -108,7 +111,7 @@ class Delivery:
         if sender.access is None or monotonic() < sender.at_once_from:
             return None
         terms = self._terms(account, sender.account, secrets.randbits(62), want)
-        self._offers[terms["token"]] = sender, Work(access=sender.access, asked_at=monotonic())
+        self._offers[terms["token"]] = sender, self._work(sender.access)
         sender.asked += terms["want"]
         return terms
 
@@ -124,8 +127,7 @@ class Delivery:
     def withdraw(self, terms: messages.Terms) -> None:
         """Perhaps something was armed on these terms, perhaps not: it is not sent."""
         self._end_offer(terms)
-        assert self._tasks is not None
-        self._tasks.start(self._disown(terms["token"], self._stopping), f"disown {terms['account']}")
+        self._start_disowning(terms["token"], terms["account"])
 
     def _end_offer(self, terms: messages.Terms) -> tuple[Sender, Work]:
         sender, work = self._offers.pop(terms["token"])
@@ -182,7 +184,7 @@ class Delivery:
         self._unsettled += 1
         self._outcomes.put_nowait(result)
 
-    async def _account_loop(self, name: str, sender: Sender, tasks: TaskTree, stopping: asyncio.Event) -> None:
+    async def _account_loop(self, name: str, sender: Sender, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             sender.wake.clear()
             sender.turned_at = monotonic()
@@ -200,7 +202,7 @@ class Delivery:
             except (*LOST, OutOfReachError) as error:
                 log.warning("lease_failed", about=name, error=describe(error))
                 if isinstance(error, LOST):
-                    tasks.start(self._disown(token, stopping), f"disown {name}")
+                    self._start_disowning(token, name)
                 await wait_for_any(stopping, seconds=_RECONNECT * (1 + random.random()))
                 continue
             except ListenerError as error:
@@ -235,7 +237,7 @@ class Delivery:
                 sender.token_print = mark
             if sender.account is account:  # and no newer rules meanwhile
                 sender.access = access
-            work = Work(access=access, asked_at=monotonic())
+            work = self._work(access)
             terms = self._terms(name, account, token, want)
             look = await messages.look(conn, **terms) if sender.quiet else None
             if look is None or look.due:
@@ -244,16 +246,17 @@ class Delivery:
         return look, work
 
     def _terms(self, name: str, account: Account, token: int, want: int) -> messages.Terms:
-        shortest, longest = DEADLINE_MARGIN
-        margin = min(longest, max(shortest, self._settings.http_timeout))
         return messages.Terms(
             account=name,
             token=token,
             replica=self._replica,
             rate=account.rate.per_second,
             want=want,
-            deadline=self._settings.http_timeout + margin,
+            deadline=self._settings.http_timeout + self._margin,
         )
+
+    def _work(self, access: Access) -> Work:
+        return Work(access=access, asked_at=monotonic(), margin=self._margin)
 
     def _start(self, sender: Sender, leases: Sequence[Lease], work: Work) -> None:
         assert self._tasks is not None
@@ -263,23 +266,30 @@ class Delivery:
             self._unsettled += 1
             self._tasks.start(self._send(sender, lease, work), f"send {lease.message_id}")
 
-    async def _disown(self, token: int, stopping: asyncio.Event) -> None:
+    def _start_disowning(self, token: int, account: str) -> None:
+        assert self._tasks is not None
+        # From now on: nothing is idle while this is not known.
+        self._unsettled += 1
+        self._tasks.start(self._disown(token), f"disown {account}")
+
+    async def _disown(self, token: int) -> None:
         """Says of what an unconfirmed lease armed that it was not sent, should its COMMIT have come through."""
         end = monotonic() + _LATE_COMMIT
-        self._unsettled += 1
         try:
             while monotonic() < end:
+                looked = False
                 try:
                     async with self._settling.use() as conn:
                         armed = await messages.leased(conn, token)
+                    looked = True
                 except (*LOST, OutOfReachError) as error:
                     log.warning("settle_failed", about="settle", error=describe(error))
                     armed = []
                 for lease in armed:
                     self.give(Result(lease=lease, outcome=NotSent(cause="the database did not confirm the lease")))
-                if armed or stopping.is_set():
+                if armed or (looked and self._stopping.is_set()):
                     return
-                await wait_for_any(stopping, seconds=_RECONNECT)
+                await asyncio.sleep(_RECONNECT)
         finally:
             self._unsettled -= 1
 
@@ -292,7 +302,8 @@ class Delivery:
                 sender.wake.set()
             unwritten = False
             sender.unwritten -= 1
-            return sender.punctuality.in_time(monotonic() - work.asked_at)
+            age = monotonic() - work.asked_at
+            return sender.punctuality.in_time(age) and age < work.margin
 
         began = monotonic()
         outcome = await self._outdated(lease) or await self._gateway.send_sms(

@@ -44,6 +44,8 @@ Notice = Callable[[Change, Sequence[Verdict]], None]
 
 # What the database says of a value that it will never take: a key too long for an index, a text that is none
 _POISON = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
+# and when somebody came in between where nobody was
+_BETWEEN = (psycopg.IntegrityError, psycopg.errors.LockNotAvailable)
 
 
 class Express(Protocol):
@@ -97,7 +99,7 @@ class Matcher:
         try:
             try:
                 return await self._look(at_once=self._express is not None)
-            except (_QueueError, psycopg.IntegrityError):
+            except (_QueueError, *_BETWEEN):
                 return await self._look(at_once=False)
         except _POISON as error:
             # On a new connection: after an error in a pipeline the driver is wrong about what is prepared.
@@ -155,7 +157,7 @@ class Matcher:
         self, conn: Connection, rules: RuleSet, changes: Sequence[Change], planned: Plan, terms: messages.Terms
     ) -> None:
         """Writes a plan, commits, and has it sent. Raises, with nothing written, `_QueueError` if it cannot go after
-        all, and IntegrityError when somebody came in between."""
+        all, and one of `_BETWEEN` when somebody came in between."""
         assert self._express is not None
         ids = [change.id for change in changes]
         try:
@@ -163,6 +165,9 @@ class Matcher:
                 made = await messages.insert_armed(conn, rules.version, message_rows(planned.rows), ids, **terms)
                 await conn.execute("COMMIT")
             armed = await messages.armed_by(made)
+        except (*_BETWEEN, *_POISON):
+            self._express.take(terms, messages.Armed())
+            raise
         except BaseException:
             self._express.withdraw(terms)
             raise

@@ -201,7 +201,9 @@ async def lock_threads(
     queued = [firsts.get(place) for place in threads]
     due = [row["due_at"] if row is not None else None for row in queued]
     priorities = [row["priority"] if row is not None else None for row in queued]
-    await conn.execute(SQL["lock_threads_by_name"], {**_by_name(threads), "due": due, "priorities": priorities})
+    named = _by_name(threads)
+    await conn.execute(SQL["make_threads"], {**named, "due": due, "priorities": priorities})
+    await conn.execute(SQL["lock_threads_by_name"], named)
 
 
 async def insert(conn: Connection, version: int, rows: Sequence[dict[str, Any]]) -> None:

@@ -159,6 +159,14 @@ async def end_pauses(conn: Connection) -> None:
             await audit(conn, "listener", "resume", {"targets": names}, released, "the pause's time was over")
 
 
+async def let_go_left_behind(conn: Connection) -> None:
+    """Lets go of what a pause holds that is over: it came to it in a transaction that ended after the pause did."""
+    if gone := await (await conn.execute(SQL["gone_pauses"], {})).fetchall():
+        async with conn.transaction():
+            await conn.execute(SQL["my_turn"], {})
+            await _let_on(conn, [row["id"] for row in gone])
+
+
 async def pauses(conn: Connection) -> list[Pause]:
     """All that hold now."""
     return [

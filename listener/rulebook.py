@@ -16,7 +16,7 @@ from time import monotonic
 import structlog
 
 from listener import accounts, capture, migrations, notify, rights
-from listener.database import LOST, Connection, Link
+from listener.database import LOST, Connection, Link, end_frozen
 from listener.errors import Fault, ListenerError, RulesError, describe
 from listener.installation import captures, install
 from listener.messages import to_json
@@ -148,6 +148,7 @@ async def open_rulebook(settings: Settings, link: Link) -> Rulebook:
     """
     digest, source, faults = _read(settings.rules)
     async with link.use(120.0) as conn:
+        await end_frozen(conn)
         file_rules: RuleSet | None = None
         try:
             if faults:

@@ -51,7 +51,9 @@ class Sender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What requests of one lease need; the age of their slots counts from `asked_at`, monotonic."""
+    """What requests of one lease need; the age of their slots counts from `asked_at`, monotonic. None begins when it is
+    `margin` seconds old: it could not end before its permit does."""
 
     access: Access
     asked_at: float
+    margin: float

@@ -12,7 +12,7 @@ import psycopg
 import structlog
 
 from listener import __version__, accounts, messages, pauses
-from listener.database import LOST, Connection, Link
+from listener.database import LOST, Connection, Link, end_frozen
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.lookups import as_text
 from listener.model import Unknown
@@ -97,6 +97,8 @@ class Upkeep:
 
     async def _sign(self, conn: Connection) -> None:
         """A sign of life, and what need not be done every second."""
+        await end_frozen(conn)
+        await pauses.let_go_left_behind(conn)
         if monotonic() - self._forgot > _FORGET_REPLICAS:
             await conn.execute(SQL["forget_replicas"], {})
             self._forgot = monotonic()

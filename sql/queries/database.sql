@@ -1,5 +1,12 @@
 -- What every connection is asked, whatever it is for.
 
+-- name: end_frozen
+-- Ends our sessions that have waited for long for the rest of a transaction's statements: whoever was to send them stands
+-- still, or is gone with its machine, and no time-out counts in the middle of what is sent together.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE datname = current_database() AND usename = current_user AND application_name LIKE 'listener %%'
+   AND state = 'active' AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - interval '5 s';
+
 -- name: set_session
 SELECT set_config(name, value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s(name, value);
 

@@ -188,6 +188,16 @@ RETURNING m.thread_id;
 -- Pauses whose time is over.
 DELETE FROM listener.pause WHERE until <= clock_timestamp() RETURNING id, target, value;
 
+-- name: gone_pauses
+-- Pauses that are over and still hold something: it came to them in a transaction that ended after they did. From one to the
+-- next by the index, however much each of them holds.
+WITH RECURSIVE holder(id) AS (
+    SELECT min(held_by) FROM listener.message WHERE held_by IS NOT NULL
+     UNION ALL
+    SELECT (SELECT min(m.held_by) FROM listener.message m WHERE m.held_by > h.id) FROM holder h WHERE h.id IS NOT NULL
+)
+SELECT h.id FROM holder h WHERE h.id IS NOT NULL AND NOT EXISTS (SELECT FROM listener.pause p WHERE p.id = h.id);
+
 -- name: lock_held_threads
 SELECT t.id FROM listener.thread t
  WHERE t.id IN (SELECT m.thread_id FROM listener.message m WHERE m.held_by = ANY(%(pauses)s::bigint[]))

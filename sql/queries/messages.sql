@@ -1,29 +1,31 @@
--- name: lock_threads_by_name
--- Makes the threads that are new (they are this transaction's own) and locks the others, in the order of their ids, so
--- that matcher and senders cannot deadlock. Found first and then put in order: the order of all that wait would be looked
--- through for it. A new one is put in the queue at once by what is to be its first message (due NULL: none), so that
+-- name: make_threads
+-- Those that are new. Each is put in the queue at once by what is to be its first message (due NULL: none), so that
 -- `wake_threads_by_name` need not touch it again.
-WITH named AS (
-    SELECT DISTINCT ON (account, name) *
-      FROM unnest(%(accounts)s::text[], %(names)s::text[], %(due)s::timestamptz[], %(priorities)s::smallint[])
-           AS n(account, name, due_at, priority)
-), made AS (
-    INSERT INTO listener.thread (account, name, next_at, priority)
-    SELECT account, name, CASE WHEN due_at IS NOT NULL THEN greatest(due_at, now()) END, coalesce(priority, 1) FROM named
-    ON CONFLICT DO NOTHING
-)
+INSERT INTO listener.thread (account, name, next_at, priority)
+SELECT DISTINCT ON (account, name) account, name, CASE WHEN due_at IS NOT NULL THEN greatest(due_at, now()) END,
+       coalesce(priority, 1)
+  FROM unnest(%(accounts)s::text[], %(names)s::text[], %(due)s::timestamptz[], %(priorities)s::smallint[])
+       AS n(account, name, due_at, priority)
+ON CONFLICT DO NOTHING;
+
+-- name: lock_threads_by_name
+-- In the order of their ids, so that matcher and senders cannot deadlock. Found first and then put in order: the order of
+-- all that wait would be looked through for it. A statement of its own: it has to see a thread for whose maker
+-- `make_threads` had to wait.
 SELECT id FROM listener.thread
- WHERE id = ANY (ARRAY(SELECT t.id FROM named n JOIN listener.thread t ON t.account = n.account AND t.name = n.name))
+ WHERE id = ANY (ARRAY(SELECT t.id FROM unnest(%(accounts)s::text[], %(names)s::text[]) AS n(account, name)
+                         JOIN listener.thread t ON t.account = n.account AND t.name = n.name))
  ORDER BY id FOR UPDATE;
 
 -- name: insert
--- Unfinished messages of one batch, from a JSON array of rows in the order of their changes.
+-- Unfinished messages of one batch, from a JSON array of rows in the order of their changes. They queue by the time of this
+-- statement: their threads are locked by now, which may have taken longer after BEGIN than another batch took altogether.
 INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
                               text, parts, encoding, state, reason, ticket_own, if_unsure, max_block, save, joins, recheck,
                               order_at, due_at, expires_at, quiet_at, quiet_until)
 SELECT m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, t.id, m.thread, m.priority, m.phone, m.text, m.parts,
        m.encoding, m.state, m.reason, m.ticket_own, m.if_unsure, make_interval(secs => m.max_block_s), m.save, m.joins, m.recheck,
-       greatest(m.due_at, now()), greatest(m.due_at, now()), m.expires_at, m.quiet_at, m.quiet_until
+       greatest(m.due_at, statement_timestamp()), greatest(m.due_at, now()), m.expires_at, m.quiet_at, m.quiet_until
   FROM json_to_recordset(%(rows)s::json) AS m(
            place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
            phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint,
@@ -125,7 +127,7 @@ UPDATE listener.thread t SET lease = %(lease)s, next_at = NULL
 -- New messages that go at once, each the first of its thread, made with their permits, and the changes that they come from
 -- ended: all of it, or nothing. Not unless a person has paused nothing, nothing else of the account is due, there are slots
 -- for all, and nobody is at the account or at one of the threads, in none of which anything waits or is on its way; so it
--- waits for nobody. Should somebody come in between all the same, one of the constraints is violated.
+-- waits for nobody. Should somebody come in between all the same, a constraint is violated or a lock not had in time.
 WITH m AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(rows)s::json) AS m(
                place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
@@ -137,11 +139,12 @@ WITH m AS MATERIALIZED (
       FROM m JOIN listener.thread t ON t.account = m.account AND t.name = m.thread
        FOR UPDATE OF t SKIP LOCKED
 ), ready AS MATERIALIZED (
-    SELECT a.name, base
-      FROM listener.account a,
-           LATERAL (SELECT greatest(a.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8)) AS base) AS l
+    -- Of the account by its columns alone: what a subquery makes of them would not be worked out anew from the row as it
+    -- is locked, should somebody have taken the slot meanwhile.
+    SELECT a.name FROM listener.account a
      WHERE a.name = %(account)s AND a.streak = 0 AND NOT EXISTS (SELECT FROM listener.pause)
-       AND base + (%(want)s::integer - 1) * make_interval(secs => %(interval)s::float8) <= clock_timestamp()
+       AND greatest(a.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8))
+           + (%(want)s::integer - 1) * make_interval(secs => %(interval)s::float8) <= clock_timestamp()
        AND (a.stopped_until IS NULL OR a.stopped_until <= clock_timestamp())
        AND NOT EXISTS (SELECT FROM unnest(ARRAY[0, 1, 2]) AS p(priority), LATERAL (
                            SELECT FROM listener.thread t
@@ -150,10 +153,12 @@ WITH m AS MATERIALIZED (
            = (SELECT count(*) FROM m JOIN listener.thread t ON t.account = m.account AND t.name = m.thread)
        FOR UPDATE OF a SKIP LOCKED
 ), slot AS (
-    UPDATE listener.account a SET next_slot = ready.base + %(want)s::integer * make_interval(secs => %(interval)s::float8)
+    UPDATE listener.account a
+       SET next_slot = greatest(a.next_slot, clock_timestamp() - make_interval(secs => %(slack)s::float8))
+                       + %(want)s::integer * make_interval(secs => %(interval)s::float8)
       FROM ready WHERE a.name = ready.name
-    -- whoever holds a permit may send: it must outlive a crash
-    RETURNING set_config('synchronous_commit', 'on', true) AS durable
+    -- Whoever holds a permit may send: it must outlive a crash. Who is just making one of the threads is not waited for.
+    RETURNING set_config('synchronous_commit', 'on', true) AS durable, set_config('lock_timeout', '20ms', true)
 ), taken AS (
     INSERT INTO listener.thread AS t (account, name, priority, lease)
     SELECT m.account, m.thread, m.priority, %(lease)s FROM m, slot WHERE slot.durable = 'on'

@@ -18,9 +18,10 @@ SELECT id, watch, op, key, old, new, at, now() AS now
  WHERE coalesce(before, 0) < 524288 ORDER BY id;
 
 -- name: set_aside
--- Moves a change that nothing can be made of to the history, where its key has to fit into an index.
+-- Moves a change that nothing can be made of to the history, where its key has to fit into an index; unless another matcher
+-- is at it.
 WITH gone AS (
-    DELETE FROM listener.outbox WHERE id = %(id)s RETURNING *
+    DELETE FROM listener.outbox WHERE id = %(id)s AND (SELECT pg_try_advisory_xact_lock(7466382154)) RETURNING *
 )
 INSERT INTO listener.change (id, watch, op, key, old, new, at, matched_at, note, rules_version)
 SELECT id, watch, op, left(key, 500), old, new, at, clock_timestamp(), %(note)s, %(version)s FROM gone;
