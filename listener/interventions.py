@@ -241,4 +241,4 @@ def _why_not(verb: Verb, state: State) -> str:
         case _ if state in FROM[verb]:
             return "its phone is on the suppression list, or another message took its place"
         case _:
-            return f"it is {state.value}"
+            return f"`{verb.value}` does nothing to a message in the state {state.value}"
