@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 import yaml
 
 from listener.errors import Fault, RulesError
+from listener.rules.complaints import MAX_DEPTH, QUOTE, QUOTE_BRACES, STRAY, TOO_DEEP, complaints
 
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 30
 MAX_NODES = 40_000  # keys, values, lists and mappings together; about 500 rules with their tests
 MAX_ALIASED = 1_000  # nodes that all `*name` together stand for
 
@@ -39,42 +39,6 @@ _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-
-_COLON = re.compile(r":(?=\s|$)")
-_INDENTING_TAB = re.compile(r" *\t(?=\s*[^\s#])")
-
-_TAB = "a tab indents this line"
-_PAIR = "write `word: value`, with a blank after the colon"
-_QUOTE = 'put text that holds : # { } [ ] & * ! | > % or @ in "double quotes"'
-
-
-@dataclass(frozen=True, slots=True)
-class _Complaint:
-    """How one of the parser's complaints, by a piece of its text, is told to a person."""
-
-    piece: str
-    message: str
-    hint: str
-    at_start: bool = False  # the place to mend is where the construct began
-
-
-_COMPLAINTS = (
-    _Complaint("tab character", _TAB, "indent with spaces"),
-    _Complaint("unexpected end of stream", "a quote is opened here and never closed", "close the quote", at_start=True),
-    _Complaint("unexpected document separator", "a quote is opened here and never closed", "close it", at_start=True),
-    _Complaint("nesting depth", f"lists and mappings are nested more than {MAX_DEPTH} deep", "look for a stray [ or {"),
-    _Complaint("',' or ']'", "a [ list opens here and is not closed", "close it with ]", at_start=True),
-    _Complaint("',' or '}'", "a { mapping opens here and is not closed", f"close it with }}; {_QUOTE}", at_start=True),
-    _Complaint("expected ':'", "a `:` is missing after this word", _PAIR, at_start=True),
-    _Complaint("escape", 'a backslash in "double quotes" is not followed by a known letter', "write \\\\ for one \\"),
-    _Complaint("hex", 'a backslash in "double quotes" is not followed by a known letter', "write \\\\ for one \\"),
-    _Complaint("entries are not allowed", "a `- ` list item cannot begin here", "begin it on a line of its own"),
-    _Complaint("cannot start any token", "a value cannot begin with this character", _QUOTE),
-    _Complaint("alphabetic or numeric", "a value cannot begin with & or *", _QUOTE, at_start=True),
-    _Complaint("tag", "a value cannot begin with !", _QUOTE),
-    _Complaint("incompatible YAML document", "this YAML version is not known", "remove the %YAML line"),
-    _Complaint("", "this line does not fit the lines around it", f"indent sister keys alike; {_QUOTE}"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +142,11 @@ def load(text: str, file: str) -> Source:
     try:
         root = composer.document()
     except yaml.MarkedYAMLError as error:
-        fault = _syntax_fault(error, text, file)
+        faults = [_at(file, *told) for told in complaints(error, text)]
         # `text: {{ x }} and more` is noted at its brace; where the parser then gave up is no second fault.
-        if any(noted.line == fault.line for noted in composer.faults):
+        if any(noted.line == faults[0].line for noted in composer.faults):
             raise RulesError(composer.faults) from None
-        more = [] if fault.message != _TAB else _tabs(text, file)
-        raise RulesError([*composer.faults, *dict.fromkeys([fault, *more])]) from None
+        raise RulesError([*composer.faults, *faults]) from None
     except (yaml.YAMLError, ValueError, OverflowError):
         # The Python scanner hands escapes such as \UFFFFFFFF to chr() unchecked.
         raise RulesError([*composer.faults, _at(file, (1, 1), "a \\ escape is not a character", "remove it")]) from None
@@ -208,51 +171,6 @@ def _is_blank(event: yaml.Event) -> bool:
 def _place(text: str, index: int) -> tuple[int, int]:
     lines = text[:index].splitlines(keepends=True) or [""]
     return (len(lines) + 1, 1) if lines[-1].endswith(("\n", "\r")) else (len(lines), len(lines[-1]) + 1)
-
-
-def _syntax_fault(error: yaml.MarkedYAMLError, text: str, file: str) -> Fault:
-    problem = error.problem or ""
-    mark = error.problem_mark or error.context_mark
-    if mark is None:
-        return _at(file, (1, 1), "this is not YAML", "compare it with the example in the README")
-    lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
-    if found := _INDENTING_TAB.match(line):
-        return _at(file, (mark.line + 1, found.end()), _TAB, "indent with spaces")
-    complaint = next(c for c in _COMPLAINTS if c.piece in problem)
-    begun = error.context_mark
-    in_brackets = "expected ','" in problem and begun is not None and begun.line == mark.line
-    if ("mapping values" in problem or in_brackets) and line[mark.column : mark.column + 1] == ":":
-        return _colon_fault(lines, mark.line, mark.column, file)
-    if in_brackets:
-        word = line[: mark.column].rpartition(" ")[0]
-        return _at(file, (mark.line + 1, len(word) + 2), "this does not fit the [ ] or { } around it", _QUOTE)
-    if complaint.at_start and begun is not None:
-        mark = begun
-    hint = 'put text with {{ }} in "double quotes"' if "{{" in line and _QUOTE in complaint.hint else complaint.hint
-    return _at(file, (mark.line + 1, mark.column + 1), complaint.message, hint)
-
-
-def _tabs(text: str, file: str) -> list[Fault]:
-    """Each line that a tab indents: who has one of them has many, and the parser stops at the first."""
-    found = ((number, _INDENTING_TAB.match(line)) for number, line in enumerate(text.splitlines(), 1))
-    return [_at(file, (number, tab.end()), _TAB, "indent with spaces") for number, tab in found if tab][:100]
-
-
-def _colon_fault(lines: list[str], index: int, column: int, file: str) -> Fault:
-    """For a `:` that cannot stand where it does: it is one too many, or the lines above are at fault."""
-    line = lines[index]
-    if line.lstrip().startswith("- ") or _COLON.search(line[:column]):
-        hint = 'put text with {{ }} in "double quotes"' if "{{" in line else _QUOTE
-        return _at(file, (index + 1, column + 1), "a second `:` in one value", hint)
-    written = (i for i in reversed(range(index)) if lines[i].strip() and not lines[i].lstrip().startswith("#"))
-    above = next(written, index)
-    if above == index or _COLON.search(lines[above]):
-        indent = len(line) - len(line.lstrip())
-        message = "this line stands deeper than the value above it"
-        return _at(file, (index + 1, indent + 1), message, "indent sister keys alike")
-    word = len(lines[above]) - len(lines[above].lstrip(" -"))
-    return _at(file, (above + 1, word + 1), "a `:` is missing after this word", _PAIR)
 
 
 class _StopError(Exception):
@@ -311,7 +229,7 @@ class _Composer:
         if self._nodes > MAX_NODES:
             self._stop(event, f"the file holds more than {MAX_NODES:,} values", "split it or remove old tests")
         if depth > MAX_DEPTH:
-            self._stop(event, f"lists and mappings are nested more than {MAX_DEPTH} deep", "look for a stray [ or {")
+            self._stop(event, TOO_DEEP, STRAY)
         match event:
             case yaml.AliasEvent():
                 return self._alias(event)
@@ -332,7 +250,7 @@ class _Composer:
     def _alias(self, event: yaml.AliasEvent) -> Node:
         node = self._anchors.get(event.anchor or "")
         if node is None:
-            self._note(event, "a value that begins with * names something not written above it", _QUOTE)
+            self._note(event, "a value that begins with * names something not written above it", QUOTE)
             line, col = _start(event)
             return Node(line=line, col=col, value=None)
         self._aliased += node.size
@@ -380,7 +298,7 @@ class _Composer:
                 line, col = _start(key)
                 value = replace(value, line=line, col=col)
             if not isinstance(key, yaml.ScalarEvent):
-                hint = 'put text with {{ }} in "double quotes"' if event.flow_style else "a key is one word"
+                hint = QUOTE_BRACES if event.flow_style else "a key is one word"
                 self._note(event if event.flow_style else key, "a list or mapping stands where a key should", hint)
                 readable = readable and not event.flow_style
             elif key.value == "<<" and key.implicit[0]:
