@@ -21,6 +21,7 @@ from listener.rules.complaints import MAX_DEPTH, QUOTE, QUOTE_BRACES, STRAY, TOO
 MAX_BYTES = 1_000_000
 MAX_NODES = 40_000  # keys, values, lists and mappings together; about 500 rules with their tests
 MAX_ALIASED = 1_000  # nodes that all `*name` together stand for
+_SHORTEN = "remove old tests, or put them into a file of their own: `listener test rules.yaml tests.yaml`"
 
 Keys = tuple[str | int, ...]
 """The way to a value: `("rules", "low_balance", "to", 0)`."""
@@ -112,11 +113,12 @@ def read_text(path: Path) -> str:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         refuse("there is no such file", "look at the path, or set LISTENER_RULES")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        refuse(f"the file cannot be read: {reason or 'its path is not valid'}")
+    except OSError as error:
+        refuse(f"the file cannot be read: {error.strerror}", "let the user that runs listener read it")
+    except ValueError:
+        refuse("the file cannot be read: its path is not valid", "look at the path, or set LISTENER_RULES")
     if len(raw) > MAX_BYTES:
-        refuse(f"the file is larger than {MAX_BYTES:,} bytes", "split it or remove old tests")
+        refuse(f"the file is larger than {MAX_BYTES:,} bytes", _SHORTEN)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -134,7 +136,7 @@ def load(text: str, file: str) -> Source:
 
     # A character is at least a byte: the cheap question first.
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "replace")) > MAX_BYTES:
-        refuse(f"the file is larger than {MAX_BYTES:,} bytes", "split it or remove old tests")
+        refuse(f"the file is larger than {MAX_BYTES:,} bytes", _SHORTEN)
     if odd := _UNPRINTABLE.search(text):
         line, col = _place(text, odd.start())
         refuse(f"an invisible character U+{ord(odd.group()):04X} stands here", "delete it", line, col)
@@ -227,7 +229,7 @@ class _Composer:
     def _node(self, event: yaml.Event, depth: int) -> Node:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            self._stop(event, f"the file holds more than {MAX_NODES:,} values", "split it or remove old tests")
+            self._stop(event, f"the file holds more than {MAX_NODES:,} values", _SHORTEN)
         if depth > MAX_DEPTH:
             self._stop(event, TOO_DEEP, STRAY)
         match event:
