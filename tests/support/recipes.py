@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from listener.rules import (
+from listener.rules import load
+from listener.rules.schema import (
     Account,
     Coalesce,
     ColumnChange,
@@ -21,7 +22,6 @@ from listener.rules import (
     RuleTest,
     Ticket,
     Watch,
-    load,
 )
 
 FOLDER = Path(__file__).parent.parent / "recipes"

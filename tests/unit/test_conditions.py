@@ -8,8 +8,8 @@ import pytest
 
 from listener.errors import RenderError
 from listener.model import Change, Op
-from listener.rules import ColumnChange
 from listener.rules.conditions import Moves, compile_change, same
+from listener.rules.schema import ColumnChange
 
 ABSENT = object()
 

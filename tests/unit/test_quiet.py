@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listener.rules import QuietHours
 from listener.rules.quiet import after_quiet, next_quiet
+from listener.rules.schema import QuietHours
 
 HCM = ZoneInfo("Asia/Ho_Chi_Minh")
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -14,7 +14,7 @@ from listener.errors import RenderError
 from listener.interventions import Verb
 from listener.model import LockedOut, RateLimited, State, Unauthorized, Unknown
 from listener.reasons import in_vietnamese
-from listener.rules import ColumnChange
+from listener.rules.schema import ColumnChange
 from listener.settling import pause_for
 from listener.templates import Environment, Row
 from tests.unit.test_conditions import ABSENT, N, change, refusal

@@ -17,19 +17,10 @@ import listener.rules
 from listener.cli import main
 from listener.errors import Fault, RulesError
 from listener.model import Mode, Op
-from listener.rules import (
-    Accents,
-    Cap,
-    Parts,
-    Priority,
-    Rate,
-    Rules,
-    json_schema,
-    load,
-    parameters,
-    parse,
-    read,
-)
+from listener.rules import Rules, load, parameters, parse, read
+from listener.rules.editors import json_schema
+from listener.rules.forms import Cap, Rate
+from listener.rules.schema import Accents, Parts, Priority
 
 BAD = sorted((Path(__file__).parent / "bad_rules").glob("*.yaml"))
 
