@@ -145,11 +145,9 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _among(value: Any, asked: Any) -> bool:
-    values = asked if isinstance(asked, tuple) else (asked,)
-    return value is not _ABSENT and any(same(value, one) for one in values)
+def _among(value: Any, asked: tuple[Any, ...]) -> bool:
+    return value is not _ABSENT and any(same(value, one) for one in asked)
 
 
-def _words(asked: Any) -> str:
-    values = asked if isinstance(asked, tuple) else (asked,)
-    return " or ".join("null" if value is None else str(value) for value in values)
+def _words(asked: tuple[Any, ...]) -> str:
+    return " or ".join("null" if value is None else str(value) for value in asked)

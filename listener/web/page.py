@@ -11,7 +11,6 @@ from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from listener import phones, reasons
-from listener.model import State
 from listener.pauses import endless
 from listener.web.access import SESSION, Session
 from listener.web.concerns import Concern
@@ -36,7 +35,7 @@ def _environment() -> Environment:
     env.filters.update(moment=moment, clock=clock, number=number, spell=spell, reason=shown_reason, field=field)
     env.filters.update(phone=shown_phone, key=shown_key, target=shown_target, said=said, body=shown_body, why=shown_why)
     env.tests.update(endless=endless)
-    env.globals.update(asset=asset, languages=LANGUAGES, states=[state.value for state in State])
+    env.globals.update(asset=asset, languages=LANGUAGES)
     return env
 
 

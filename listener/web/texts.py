@@ -320,7 +320,6 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "Những tin chưa rõ có thể đã tới. Gửi lại thì khách có thể nhận hai tin giống nhau.",
         "Unknown ones may have arrived. Sent again, those customers may get them twice.",
     ),
-    "bulk_all": ("tất cả", "all"),
     "bulk_done_retry": ("Đã cho gửi lại {n} tin.", "To be sent again: {n}."),
     "bulk_done_cancel": ("Đã hủy {n} tin.", "Cancelled: {n}."),
     "bulk_done_release": ("Đã cho gửi {n} tin.", "Released: {n}."),

@@ -46,7 +46,7 @@ UPDATE listener.account
  WHERE paused_at > clock_timestamp() + interval '5 s';
 
 -- name: all
-SELECT name, streak, pause_kind,
+SELECT name,
        CASE WHEN stopped_until > clock_timestamp() THEN greatest(stopped_until, paused_until)
             WHEN streak > 0 OR paused_until > clock_timestamp() THEN paused_until END AS paused_until,
        CASE WHEN stopped_until > clock_timestamp() THEN stopped_reason ELSE pause_reason END AS pause_reason

@@ -8,10 +8,10 @@ SELECT set_config('statement_timeout', '60s', false);
 
 -- name: messages
 -- Messages to the phone, and those whose text names it.
-SELECT id, phone IS NOT DISTINCT FROM %(phone)s AS theirs, state FROM listener.message
+SELECT id, phone IS NOT DISTINCT FROM %(phone)s AS theirs FROM listener.message
  WHERE phone = %(phone)s OR text ~ %(written)s
 UNION ALL
-SELECT id, phone IS NOT DISTINCT FROM %(phone)s, state FROM listener.finished
+SELECT id, phone IS NOT DISTINCT FROM %(phone)s FROM listener.finished
  WHERE phone = %(phone)s OR text ~ %(written)s
  ORDER BY id;
 
