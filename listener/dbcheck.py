@@ -14,7 +14,7 @@ from listener.lookups import batched
 from listener.model import Op
 from listener.rules import Source, Watch, parameters
 from listener.rules.judging import CompiledRule
-from listener.rules.references import DAY, nearest
+from listener.rules.references import DAY, suggestion
 from listener.rules.ruleset import RuleSet
 from listener.rules.samples import Column, World, is_text, longest, never_works, widest, worlds_of
 from listener.rules.schema import Accents
@@ -111,7 +111,7 @@ def _missing_columns(
         for place, piece in compiled.pieces.items():
             named += (((*rule, *place), column) for side, column in _dotted(piece) if side in ("old", "new"))
     return [
-        document.fault(place, f"{owner} has no column {column}", nearest(column, columns), key="change" in place)
+        document.fault(place, f"{owner} has no column {column}", suggestion(column, columns), key="change" in place)
         for place, column in named
         if column not in columns
     ]
@@ -174,7 +174,7 @@ def _unfit(document: Source, compiled: CompiledRule, types: Mapping[Column, str]
         absent = [(side, column) for side, column in _dotted(piece) if side in lookups and (side, column) not in types]
         for side, column in absent:
             given = [other for lookup, other in types if lookup == side]
-            yield document.fault(keys, f"the lookup {side} gives no column {column}", nearest(column, given))
+            yield document.fault(keys, f"the lookup {side} gives no column {column}", suggestion(column, given))
         render = piece.render if isinstance(piece, Text) else piece.evaluate
         if not absent and (why := never_works(render, worlds_of(_events(watch), lookups), codes, types)):
             message = f"this cannot be worked out for columns of these types: {why}"

@@ -33,9 +33,9 @@ from listener.sandbox import (
     need,
     plain,
     show,
-    similar,
     size,
     strip,
+    unknown,
 )
 
 
@@ -116,7 +116,7 @@ class Filters:
         """`value | name(...)`; an error begins with `label`, which says whose value it was."""
         chosen = self.filters.get(name)
         if chosen is None:
-            raise RenderError(f'there is no filter "{name}"; {similar(name, self.filters)}'.rstrip("; "))
+            raise unknown(f'there is no filter "{name}"', name, self.filters)
         run.spend(CALL + size(value))
         if not chosen.null:
             need(value, label)
@@ -153,7 +153,7 @@ class Filters:
         """`value is name(...)`."""
         chosen = self.tests.get(name)
         if chosen is None:
-            raise RenderError(f'there is no test "{name}"; {similar(name, self.tests)}'.rstrip("; "))
+            raise unknown(f'there is no test "{name}"', name, self.tests)
         if isinstance(value, Undefined) and name not in ("defined", "undefined"):
             need(value, label)
         run.spend(CALL + size(value) + sum(map(size, args)))
@@ -165,7 +165,7 @@ class Filters:
     def _label(self, code: str, name: str) -> str:
         words = self._labels.get(name)
         if words is None:
-            raise RenderError(f'there is no set of labels "{name}"; {similar(name, self._labels)}'.rstrip("; "))
+            raise unknown(f'there is no set of labels "{name}"', name, self._labels)
         if code not in words:
             raise RenderError(f'labels "{name}" have no word for "{text.shorten(code, 40)}"')
         return words[code]

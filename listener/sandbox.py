@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Context as Arithmetic
 from decimal import Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
-from difflib import get_close_matches
 from functools import cache, partial
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -22,6 +21,7 @@ from jinja2.runtime import Context, LoopContext
 
 from listener.errors import RenderError, TooShortError
 from listener.text import decimal, format_date, format_datetime, format_time
+from listener.words import nearest
 
 MAX_TEXT = 10_000
 """Characters in any text a template makes; the gateway takes 1,000."""
@@ -83,8 +83,14 @@ def size(value: object) -> int:
 
 def similar(word: str, words: Iterable[str]) -> str:
     """`did you mean "balance"?`, or nothing."""
-    close = get_close_matches(word, sorted(words), n=1, cutoff=0.5)
-    return f'did you mean "{close[0]}"?' if close else ""
+    near = nearest(word, words, likeness=0.5)
+    return f'did you mean "{near}"?' if near else ""
+
+
+def unknown(message: str, word: str, known: Iterable[str]) -> RenderError:
+    """The error for a word that is none of those known, with the one that may be meant."""
+    hint = similar(word, known)
+    return RenderError(f"{message}; {hint}" if hint else message)
 
 
 def need(value: object, label: str) -> None:
@@ -121,10 +127,7 @@ def attribute(zone: ZoneInfo, value: object, name: str, label: str) -> object:
         try:
             found = value._columns[name]
         except KeyError:
-            hint = similar(name, value._columns)
-            raise RenderError(
-                f'{value._name or label} has no column "{name}"' + (f"; {hint}" if hint else "")
-            ) from None
+            raise unknown(f'{value._name or label} has no column "{name}"', name, value._columns) from None
         return nested(found)
     if isinstance(value, LoopContext) and name in _LOOP_FIELDS:
         return getattr(value, name)

@@ -114,8 +114,8 @@ class _Check:
                 if not 1 <= len(node.args) <= 3 or node.kwargs or node.dyn_args or node.dyn_kwargs:
                     raise TemplateError("range takes one to three numbers", line=node.lineno, hint="write range(3)")
             case nodes.Name(name=name):
-                hint = "use a filter: value | " + name if name in self._filters.filters else similar(name, ["range"])
-                hint = hint or "the one function is range"
+                known = name in self._filters.filters
+                hint = f"use a filter: value | {name}" if known else "the one function is range"
                 raise TemplateError(f'there is no function "{name}"', line=node.lineno, hint=hint)
             case nodes.Getattr(attr=name):
                 self._known("function", name, METHODS, node.lineno)

@@ -15,11 +15,18 @@ def moment(at: datetime) -> str:
     return at.astimezone(LOCAL).strftime("%d/%m/%Y %H:%M:%S")
 
 
-def did_you_mean(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
-    """`; did you mean X?` or nothing when no known word is at least so like it (0 to 1)."""
+def nearest(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """The known name most like `word`, in whatever case; None where none is at least so like it (0 to 1)."""
     as_written = {name.casefold(): name for name in known}
-    near = get_close_matches(word.casefold(), as_written, n=1, cutoff=likeness)
-    return f"; did you mean {as_written[near[0]]}?" if near else ""
+    # The comparison is quadratic in the word, and a hostile file has long ones.
+    near = get_close_matches(word[:60].casefold(), as_written, n=1, cutoff=likeness)
+    return as_written[near[0]] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the end of a message, or nothing."""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 def counted(n: int, noun: str) -> str:

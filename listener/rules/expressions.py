@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from listener.errors import RenderError
 from listener.model import Op
 from listener.rules.approved import could_be_approved, is_approved
-from listener.rules.references import RESERVED, Finding, mapping, nearest, words, written
+from listener.rules.references import RESERVED, Finding, mapping, suggestion, words, written
 from listener.rules.samples import World, loosest, never_works, worlds_of
 from listener.rules.source import Keys
 from listener.templates import Environment, Expression, Row, TemplateError, Text
@@ -57,7 +57,7 @@ def compile_faults(data: dict[str, Any]) -> Iterator[Finding]:
             unknown = sorted({dotted[0] for dotted in piece.names}.difference(known))
             for name in unknown:
                 message = f"there is no name {written(name)} here"
-                yield Finding(keys=(*keys, *place), message=message, hint=nearest(name, known))
+                yield Finding(keys=(*keys, *place), message=message, hint=suggestion(name, known))
             if unknown or watch is None:
                 continue
             worlds = _worlds(watch, known)

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from listener.words import did_you_mean
+from listener.words import nearest
 
 T = TypeVar("T")
 
@@ -142,8 +142,8 @@ def _zone(found: re.Match[str]) -> str:
     try:
         return ZoneInfo(found[0]).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        near = did_you_mean(found[0][:60], sorted(available_timezones())).lstrip("; ")
-        raise refuse("unknown time zone", near or "write it as Asia/Ho_Chi_Minh") from None
+        near = nearest(found[0], available_timezones())
+        raise refuse("unknown time zone", f"did you mean {near}?" if near else "write it as Asia/Ho_Chi_Minh") from None
 
 
 _ZONE = "[A-Za-z][A-Za-z0-9_+/-]{0,59}"

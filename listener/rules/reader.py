@@ -15,9 +15,10 @@ from listener.rules import source
 from listener.rules.editors import json_schema
 from listener.rules.expressions import compile_faults
 from listener.rules.forms import kind
-from listener.rules.references import findings, nearest, written
+from listener.rules.references import findings, suggestion, written
 from listener.rules.schema import Account, Rule, Rules, RuleTest, Watch
 from listener.rules.source import Keys, Source
+from listener.words import nearest
 
 MAX_FAULTS = 100  # of each sort; more help nobody
 
@@ -134,7 +135,7 @@ def _fault(error: ErrorDetails, document: Source) -> Fault | None:
             found = written(value) if isinstance(value, str) else kind(value)
             near = nearest(str(value), words)
             message = f"expected one of {', '.join(words)}; found {found}"
-            hint = near if near.startswith("did you mean") else "write one of these words"
+            hint = f"did you mean {near}?" if near else "write one of these words"
         case "string_type":
             message = f"expected text, found {kind(value)}"
             hint = "write one value" if isinstance(value, list | dict) else 'put it in "quotes"'
@@ -169,7 +170,7 @@ def _unknown_key(keys: Keys) -> tuple[str, str]:
     *above, name = keys
     if above == ["defaults"] and name in Rule.model_fields and name != "name":
         return f"`{name}` has no place in defaults", "write it in each rule"
-    return f"unknown key {written(str(name))}", nearest(str(name), _allowed(tuple(above)))
+    return f"unknown key {written(str(name))}", suggestion(str(name), _allowed(tuple(above)))
 
 
 @cache

@@ -6,12 +6,13 @@ of a wrong shape are passed over here: the schema has named them.
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from listener.model import Op
 from listener.rules.snippets import parameters
 from listener.rules.source import Keys
-from listener.words import did_you_mean
+from listener.words import nearest
 
 RESERVED = frozenset({"old", "new", "op", "at", "key"})
 """Names that expressions hold already."""
@@ -24,6 +25,8 @@ _OF_A_TABLE = ("columns", "events", "where", "on_capture_error")
 _OF_THE_CLOCK = ("every", "select", "catch_up")
 # how like each other (0 to 1) two names are when one is the other with a letter wrong
 _SLIP = 0.85
+# names are compared with at most so many others: a hostile file has more
+_MANY = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +54,12 @@ def findings(data: dict[str, Any]) -> Iterator[Finding]:
         yield from _test(("tests", index), mapping(test), data)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str]) -> str:
     """A hint: the known name most like `word`, or all of them when they are few."""
-    # Bounds: the comparison is quadratic in the words, and a hostile file has many long ones.
-    names = [name for _, name in zip(range(200), known, strict=False)]
-    near = did_you_mean(word[:60], names).lstrip("; ")
-    return near or (f"known: {', '.join(names)}" if 0 < len(names) <= 12 else "")
+    names = list(islice(known, _MANY))
+    if near := nearest(word, names):
+        return f"did you mean {near}?"
+    return f"known: {', '.join(names)}" if 0 < len(names) <= 12 else ""
 
 
 def written(word: str) -> str:
@@ -87,7 +90,7 @@ def _unknown(keys: Keys, what: str, value: Any, known: Collection[str]) -> Itera
     for index, word in enumerate(value if isinstance(value, list) else [value]):
         if isinstance(word, str) and word not in known:
             place = (*keys, index) if isinstance(value, list) else keys
-            yield Finding(keys=place, message=f"there is no {what} {written(word)}", hint=nearest(word, known))
+            yield Finding(keys=place, message=f"there is no {what} {written(word)}", hint=suggestion(word, known))
 
 
 def _account(keys: Keys, account: dict[str, Any]) -> Iterator[Finding]:
@@ -140,7 +143,7 @@ def _options(keys: Keys, options: dict[str, Any], data: dict[str, Any]) -> Itera
     replaced: Any = options.get("supersedes")
     for found in _unknown((*keys, "supersedes"), "rule", replaced, rules):
         word = replaced if isinstance(replaced, str) else replaced[found.keys[-1]]
-        if did_you_mean(word[:60], list(rules)[:200], likeness=_SLIP):
+        if nearest(word, islice(rules, _MANY), likeness=_SLIP):
             yield found
 
 
@@ -159,13 +162,12 @@ def _rule(keys: Keys, rule: dict[str, Any], defaults: dict[str, Any], data: dict
         for column in change:
             if column not in columns:
                 message = f"watch {written(rule['on'])} does not look at column {written(column)}"
-                hint = (
-                    nearest(column, columns) if did_you_mean(column[:60], columns[:200]) else f"add it to {_at(rule)}"
-                )
+                near = nearest(column, columns[:_MANY])
+                hint = f"did you mean {near}?" if near else f"add it to {_at(rule)}"
                 yield Finding(keys=(*keys, "change", column), message=message, hint=hint, key=True)
     accounts = mapping(data.get("accounts"))
     if "account" not in rule and "account" not in defaults and len(accounts) > 1:
-        hint = f"write account: here or under defaults; {nearest('', accounts)}"
+        hint = f"write account: here or under defaults; {suggestion('', accounts)}"
         yield Finding(keys=keys, message="it is not said which account sends this", hint=hint.rstrip("; "), key=True)
     mode = rule.get("mode", defaults.get("mode"))
     for word, needed in (("redirect", "redirect_to"), ("allowlist", "allowlist")):
@@ -204,7 +206,7 @@ def _test(keys: Keys, test: dict[str, Any], data: dict[str, Any]) -> Iterator[Fi
         for name in mapping(test.get("lookup")):
             if name not in lookups:
                 message = f"watch {written(test['on'])} has no lookup {written(name)}"
-                yield Finding(keys=(*keys, "lookup", name), message=message, hint=nearest(name, lookups), key=True)
+                yield Finding(keys=(*keys, "lookup", name), message=message, hint=suggestion(name, lookups), key=True)
     for index, expected in enumerate(test["expect"] if isinstance(test.get("expect"), list) else ()):
         rule = mapping(expected).get("rule")
         place = (*keys, "expect", index, "rule")

@@ -12,7 +12,7 @@ from listener import phones
 from listener.model import Change, Mode, State, key_text
 from listener.rules.judging import Planned, Verdict
 from listener.rules.reader import build
-from listener.rules.references import nearest, written
+from listener.rules.references import suggestion, written
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.rules.schema import Expectation, Rules, RuleTest
 from listener.rules.source import Node, Source
@@ -54,7 +54,7 @@ def tests_of(document: Source, rules: Source) -> tuple[RuleTest, ...]:
     faults = list(document.faults)
     for name in own.keys() - _OF_TESTS:
         message = f"unknown key {written(name)} in a file of tests"
-        faults.append(document.fault((name,), message, nearest(name, _OF_TESTS), key=True))
+        faults.append(document.fault((name,), message, suggestion(name, _OF_TESTS), key=True))
     entries = {**borrowed, **{name: entry for name, entry in own.items() if name in _OF_TESTS}}
     root = Node(line=document.root.line, col=document.root.col, value=entries)
     return build(Source(file=document.file, root=root, faults=faults)).tests

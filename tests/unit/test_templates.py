@@ -205,7 +205,7 @@ def test_names_of_expression() -> None:
         ("{{ new.x | upcase }}", 1, 'there is no filter "upcase"', 'did you mean "upper"?'),
         ("{{ 'x' | truncate(3) }}", 1, 'there is no filter "truncate"', "use shorten"),
         ("{{ x is oddd }}", 1, 'there is no test "oddd"', 'did you mean "odd"?'),
-        ("{{ rang(3) }}", 1, 'there is no function "rang"', 'did you mean "range"?'),
+        ("{{ rang(3) }}", 1, 'there is no function "rang"', "the one function is range"),
         ("{{ vnd(3) }}", 1, 'there is no function "vnd"', "use a filter: value | vnd"),
         ("{{ x.uper() }}", 1, 'there is no function "uper"', 'did you mean "upper"?'),
         (
