@@ -34,7 +34,6 @@ from listener.sandbox import (
     plain,
     show,
     size,
-    strip,
     unknown,
 )
 
@@ -77,7 +76,7 @@ class Filters:
             "unaccent": Filter(Takes.TEXT, lambda s: text.unaccent(s)),
             "shorten": Filter(Takes.TEXT, lambda s, n: text.shorten(s, n)),
             "string": Filter(Takes.TEXT, lambda s: s),
-            "trim": Filter(Takes.TEXT, strip),
+            "trim": Filter(Takes.TEXT, METHODS["strip"]),
             **{
                 name: Filter(Takes.TEXT, METHODS[name]) for name in ("upper", "lower", "capitalize", "title", "replace")
             },

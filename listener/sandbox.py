@@ -367,32 +367,12 @@ def replace(s: str, old: str, new: str, count: int | None = None) -> str:
     return s.replace(old, new, -1 if count is None else count)
 
 
-def upper(s: str) -> str:
-    return s.upper()
-
-
-def lower(s: str) -> str:
-    return s.lower()
-
-
-def capitalize(s: str) -> str:
-    return s.capitalize()
-
-
-def title(s: str) -> str:
-    return do_title(s)
-
-
-def strip(s: str, chars: str | None = None) -> str:
-    return s.strip(chars)
-
-
 METHODS: dict[str, Callable[..., object]] = {
-    "upper": upper,
-    "lower": lower,
-    "capitalize": capitalize,
-    "title": title,
-    "strip": strip,
+    "upper": lambda s: s.upper(),
+    "lower": lambda s: s.lower(),
+    "capitalize": lambda s: s.capitalize(),
+    "title": do_title,
+    "strip": lambda s, chars=None: s.strip(chars),
     "replace": replace,
     "lstrip": lambda s, chars=None: s.lstrip(chars),
     "rstrip": lambda s, chars=None: s.rstrip(chars),
