@@ -28,8 +28,6 @@ class RuleSet:
     rules: Rules
     version: int = 0
     by_watch: Mapping[str, tuple[CompiledRule, ...]] = field(default_factory=dict)
-    # those that join changes close together, by watch
-    joining: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def watch(self, name: str) -> Watch | None:
         return self.rules.watch.get(name)
@@ -61,7 +59,7 @@ class RuleSet:
 
     def coalescing(self, watch: str) -> tuple[str, ...]:
         """The rules of a watch that join changes close together."""
-        return self.joining.get(watch, ())
+        return tuple(c.rule.name for c in self.by_watch.get(watch, ()) if c.rule.coalesce)
 
     def verdicts(
         self,
@@ -137,9 +135,4 @@ def compile_rules(rules: Rules, version: int = 0) -> RuleSet:
                 watched=tuple(rule.change) or rules.watch[rule.on].columns,
             )
         )
-    return RuleSet(
-        rules=rules,
-        version=version,
-        by_watch={name: tuple(found) for name, found in by_watch.items()},
-        joining={name: tuple(c.rule.name for c in found if c.rule.coalesce) for name, found in by_watch.items()},
-    )
+    return RuleSet(rules=rules, version=version, by_watch={name: tuple(found) for name, found in by_watch.items()})
