@@ -1,4 +1,5 @@
-"""A person's hand on messages: retry, cancel, release. Each is one conditional change of state, audited.
+"""A person's hand on messages: retry, cancel, release, or an unclear one that is known to have arrived; and on muted
+changes, which are released. Each is one conditional change of state, audited.
 
 Messages are named by id, so that what was shown and confirmed is what is done; what has moved on meanwhile, and what is
 being sent right now, is left alone and reported. Deeds take their turns and lock threads by id before messages, as the

@@ -1,4 +1,4 @@
-"""What the message, thread and attempt tables can be asked. Each function is one round trip on a given connection."""
+"""What the message, thread and attempt tables can be asked and told, on a given connection."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings
 
 SQL = load("views")
-# in the order of design's JSON shape
+# in the order of `messages -o json`
 MESSAGE_KEYS = (
     "id", "rule", "watch", "key", "thread", "state", "reason", "phone", "text", "parts", "encoding", "ticket_id",
     "attempts", "created_at", "due_at", "settled_at",

@@ -1,6 +1,6 @@
 """What a template can reach while it renders: values, operators and the work they may cost.
 
-A template holds no Python object it could call or look into. `listener.templates` turns each operator, attribute and
+A template holds no Python object it could call or look into. `listener.syntax` turns each operator, attribute and
 loop of it into a call of one function below, so this list is the whole language, and everything that can grow or take
 long is bounded here: a hostile or mistaken template ends with a RenderError within about 100 ms and 1 MB.
 """
@@ -401,7 +401,7 @@ def method(run: Run, value: object, name: str, label: str, /, *args: object, **k
 
 
 def operators(zone: ZoneInfo) -> dict[str, Callable[..., object]]:
-    """Every operator by the name that `listener.templates` compiles it to; the space keeps it out of a template."""
+    """Every operator by the name that `listener.syntax` lowers it to; the space keeps it out of a template."""
     return {
         "op attribute": partial(attribute, zone),
         "op item": partial(item, zone),

@@ -1,4 +1,4 @@
-"""`listener retry`, `cancel`, `release`, `pause`, `resume`, `forget`, `export`: a person's hand, each use audited."""
+"""`listener retry`, `cancel`, `release`, `pause`, `resume`, `forget`, `export`, `suppress`: what people do, audited."""
 
 import sys
 from collections import Counter
