@@ -111,9 +111,14 @@ async def _run(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> Non
     each = DAY in parameters(watch.select)
     catch_up = watch.catch_up if watch.catch_up is not None else CATCH_UP
     for day in due_days(now, watch.every, zone, row["last_day"], catch_up, each=each):
-        made = await conn.execute(_statement(rules, name, watch), {"watch": name, DAY: day})
+        rows = await (await conn.execute(_statement(rules, name, watch), {"watch": name, DAY: day})).fetchone()
+        assert rows is not None
         await conn.execute(SQL["done"], {"watch": name, "day": day})
-        log.info("select_done", watch=name, day=day.isoformat(), rows=made.rowcount)
+        log.info("select_done", watch=name, day=day.isoformat(), rows=rows["made"])
+        if left_out := rows["found"] - rows["made"]:
+            failure = f"rows left out because another one has their key: {left_out}"
+            log.warning("select_incomplete", watch=name, error=failure)
+            await conn.execute(SQL["failed"], {"watch": name, "failure": failure})
 
 
 def _statement(rules: RuleSet, name: str, watch: Watch) -> sql.Composed:

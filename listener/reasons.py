@@ -199,6 +199,8 @@ _KNOWN = tuple(
         ("removed after its time", "dữ liệu đã được xóa khi hết hạn lưu"),
         ("forgotten", "dữ liệu đã được xóa theo yêu cầu"),
         # what people did
+        ("the outbox was locked", "hộp chờ (outbox) bị khóa"),
+        ("rows left out because another one has their key: {x}", "bỏ qua vì trùng khóa với dòng khác: {x} dòng"),
         ("cancelled by {who}: {x}", "{who} đã hủy: {x}"),
         ("cancelled by {who}", "{who} đã hủy"),
         ("released by {who}: {x}", "{who} đã cho gửi: {x}"),

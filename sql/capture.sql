@@ -65,6 +65,16 @@ EXCEPTION WHEN OTHERS THEN
         EXCEPTION WHEN OTHERS THEN
             NULL;
         END;
+    ELSIF SQLSTATE OPERATOR(pg_catalog.=) '55P03' THEN
+        -- Somebody has the outbox locked. One wait is enough for a transaction, however many rows it writes: from here on they
+        -- are kept apart, to be released.
+        BEGIN
+            PERFORM pg_catalog.set_config('listener.mute', 'the outbox was locked', true);
+            INSERT INTO listener.muted (watch, op, key, old, new, reason)
+            VALUES ({watch}, {op}, {key}, {old}, {new}, 'the outbox was locked');
+        EXCEPTION WHEN OTHERS THEN
+            NULL;
+        END;
     END IF;
     RETURN NULL;
 

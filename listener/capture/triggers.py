@@ -149,18 +149,21 @@ class _Generator:
         elif self._simple and self._where:
             changed.append(sql.SQL("({})").format(sql.SQL(self._where)))
         moved = {"left": left, "table": self.table.identifier, "changed": sql.SQL(" AND ").join(changed)}
+        kept = {
+            "watch": sql.Literal(self.name),
+            "op": self._op,
+            "key": self._side("key"),
+            "old": self._side("old"),
+            "new": self._side("new"),
+        }
         return self._render(
             "body",
-            watch=sql.Literal(self.name),
-            op=self._op,
-            key=self._side("key"),
-            old=self._side("old"),
-            new=self._side("new"),
+            **kept,
             declare=sql.SQL(self._render("declare_moved", left=left)) if self.table.moved_by else nothing,
             moved=self._piece("moved", **moved) if self.table.moved_by else nothing,
             guard=self._piece("guard", where=self._function_where()) if self._guarded else nothing,
             ring=self._piece("ring", late=sql.SQL(self._render("late"))) if self.doorbell else nothing,
-            swallow=self._piece("swallow", watch=sql.Literal(self.name), lost_key=self._lost_key())
+            swallow=self._piece("swallow", **kept, lost_key=self._lost_key())
             if self.watch.on_capture_error != "abort"
             else nothing,
         )

@@ -113,6 +113,14 @@ class CompiledRule:
     watched: tuple[str, ...] = ()
 
     @property
+    def told(self) -> frozenset[str]:
+        """The columns of the new row that decide whether a message is made, who gets it and what it says."""
+        pieces = [piece for piece in (self.when, *self.to, self.text) if piece is not None]
+        return frozenset(self.watched) | {
+            name[1] for piece in pieces for name in piece.names if name[0] == "new" and len(name) > 1
+        }
+
+    @property
     def names(self) -> frozenset[tuple[str, ...]]:
         """Every dotted name that the rule reads."""
         return frozenset().union(*(piece.names for piece in self.pieces.values()))
@@ -235,7 +243,7 @@ class _Plan:
     def _still_true(self) -> Mapping[str, Any] | None:
         if not self.rule.recheck or self.change.new is None:
             return None
-        return {column: self.change.new.get(column) for column in self.compiled.watched}
+        return {column: self.change.new.get(column) for column in sorted(self.compiled.told)}
 
     def _unfit(self, text: str, parts: int) -> str | None:
         if not text.strip():

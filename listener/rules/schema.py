@@ -375,7 +375,10 @@ class RuleOptions(_Words):
     )
     recheck: StrictBool = Field(
         default=False,
-        description=say("Read the row again right before a late send.", "Đọc lại dòng dữ liệu ngay trước khi gửi trễ."),
+        description=say(
+            "Read the row again right before a late send; drop it if a column that the rule reads has changed.",
+            "Đọc lại dòng dữ liệu ngay trước khi gửi trễ; bỏ tin nếu cột mà quy tắc dùng đã đổi.",
+        ),
     )
     approved: Many[Text] = Field(
         default=(), description=say("Wordings registered for the brand name.", "Các mẫu tin đã đăng ký cho brandname.")

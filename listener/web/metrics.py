@@ -151,7 +151,11 @@ def _fleet(figures: Mapping[str, Any] | None, mode: Mode) -> Iterator[Metric]:
     yield _gauge("replicas", "Replicas alive.", status["replicas"])
     yield _gauge("rules_version", "Rules in force.", status["rules"]["version"] or 0)
     yield _gauge("rules_faults", "Faults of the rules file as it is now.", len(status["rules"]["faults"]))
-    yield _gauge("selects_failing", "Daily queries that failed when they last ran.", len(status["failing_selects"]))
+    yield _gauge(
+        "selects_failing",
+        "Daily queries that failed, or left rows out, when they last ran.",
+        len(status["failing_selects"]),
+    )
     yield _gauge("brakes", "Rules that their brake holds.", len(status["brakes"]))
     yield _gauge(
         "replicas_lost", "Replicas that ended without a word and were not replaced.", status["lost_replicas"]["n"]

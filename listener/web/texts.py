@@ -129,8 +129,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "Changes in the ERP that could not be captured: {n}. Messages may be missing.",
     ),
     "c_select": (
-        "Câu truy vấn hằng ngày của {watch} bị lỗi từ {at} ({reason}): tin của nó chưa được tạo.",
-        "The daily query of {watch} has failed since {at} ({reason}): its messages are not made.",
+        "Câu truy vấn hằng ngày của {watch} có lỗi từ {at} ({reason}): thiếu tin.",
+        "The daily query of {watch} has had a fault since {at} ({reason}): messages are missing.",
     ),
     "c_rules": (
         "Tệp quy tắc có {n} lỗi; quy tắc tốt trước đó vẫn được dùng.",

@@ -85,6 +85,17 @@ async def test_a_query_that_fails_harms_nothing_else(database: str) -> None:
         assert (await overview.status(world.db, world.settings))["failing_selects"] == []
 
 
+async def test_rows_with_the_key_of_another_one_are_told_of(database: str) -> None:
+    twice = rules("SELECT due AS no, due, phone FROM public.bills UNION ALL SELECT NULL, due, phone FROM public.bills")
+    async with open_world(database, rules=twice.replace("key: no", "key: due"), schema=SCHEMA) as world:
+        await world.once()
+        await days_ago(world, 1)
+        await world.once()
+        assert len(await world.messages()) == 4
+        (failing,) = (await overview.status(world.db, world.settings))["failing_selects"]
+        assert failing["reason"] == "rows left out because another one has their key: 4"
+
+
 async def test_rows_whose_composite_keys_look_alike_are_two(database: str) -> None:
     parts = rules(
         "SELECT 'a/b' AS no, 'c' AS part, due, phone FROM public.bills WHERE due = %(day)s"

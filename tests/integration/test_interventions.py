@@ -180,7 +180,7 @@ async def test_an_expired_message_comes_back_with_all_that_its_rule_asked_for(er
         back = await world.one("SELECT * FROM listener.message")
         assert (back["if_unsure"], back["max_block"]) == ("resend", timedelta(minutes=3))
         assert back["quiet_until"] - back["quiet_at"] == timedelta(minutes=1)
-        assert (back["save"]["id"], back["recheck"]) == (1, {})
+        assert (back["save"]["id"], back["recheck"]) == (1, {"body": "one", "phone": "0980000000"})
 
 
 async def test_an_expired_message_gets_its_whole_time_again(erp_database: str) -> None:

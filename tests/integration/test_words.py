@@ -275,6 +275,24 @@ async def test_a_late_message_is_dropped_when_its_row_has_moved_on(database: str
         assert (await reasons(world))["superseded"] == ["recheck: amount changed since", "recheck: the row is gone"]
 
 
+async def test_a_late_message_is_dropped_when_what_it_says_or_whom_it_tells_is_another(database: str) -> None:
+    """The columns that the rule reads count, watched or not; those that it does not read are left to change."""
+    async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
+        world.gateway.block(60)
+        for item in "AC":
+            await set_amount(world, item, 1)
+        await world.once()
+        world.gateway.block(0)
+        await world.db.execute(
+            """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0"""
+        )
+        await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
+        await world.db.execute("UPDATE public.stock SET phone = '0912345678' WHERE item = 'A'")
+        await world.once()
+        assert world.arrived() == ["told C 1"]
+        assert (await reasons(world))["superseded"] == ["recheck: phone changed since"]
+
+
 async def test_an_amount_that_no_float_holds_is_the_same_when_it_is_read_again(database: str) -> None:
     exact = "12345678901234.5678"
     async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
