@@ -248,6 +248,7 @@ async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], pl
             await limits.count(conn, made)
         if plan.braked:
             await limits.pull_brake(conn, plan.braked)
+            log.warning("braked", rules=sorted(plan.braked))
         if filed:
             await messages.file(conn, rules.version, filed)
         if touched:

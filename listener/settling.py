@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+import structlog
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
@@ -30,6 +31,8 @@ from listener.model import (
     Unknown,
     Unreachable,
 )
+
+log = structlog.get_logger()
 
 # 429: a second's quota is back at once, an hour's only after long; five in a row take minutes, twenty take hours
 RATE_BACKOFF = Backoff(first=2, longest=900, factor=4, jitter=0.5)
@@ -222,4 +225,5 @@ async def _settle_account(
                         continue
                     await accounts.unsure(conn, account)
                 if why := pause_for(outcome, standing.streak, standing.unsure, uniform):
+                    log.warning("account_paused", account=account, kind=why.kind.value, reason=why.reason)
                     await accounts.pause(conn, account, why, result.lease.lease, result.token_print)

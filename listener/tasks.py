@@ -37,7 +37,10 @@ class TaskTree(asyncio.TaskGroup):
 
     def keep(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         """Something that goes on until `stopping`."""
-        return self.start(self._kept(work, name), name)
+        task = self.start(self._kept(work, name), name)
+        # Python warns of work that was never begun, as where the end comes right after the start.
+        task.add_done_callback(lambda _: work.close())
+        return task
 
     async def _kept(self, work: Coroutine[Any, Any, None], name: str) -> None:
         await work

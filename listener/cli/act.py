@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from listener import interventions, overview, pauses, personal
+from listener import accounts, interventions, overview, pauses, personal
 from listener.cli.common import asynchronous, fail, output_option, print_json
 from listener.cli.filters import chosen, filter_options, moment, phone
 from listener.database import connect
@@ -169,9 +169,11 @@ async def resume(rule: str | None, account: str | None, number: str | None, reas
     async with await connect(read_settings(), "act") as conn:
         released = await pauses.resume(conn, target, reason=reason, by=await pauses.who(conn))
         others = await pauses.pauses(conn)
+        standing = [a for a in await accounts.all_accounts(conn) if a["name"] == account and a["paused_until"]]
     still = [str(p.target) for p in others]
     if released is None:
-        raise fail(f"there is no pause of {target}" + (f"; paused: {', '.join(still)}" if still else ""), 1)
+        why = "".join(f"; nobody paused it, and it goes on by itself: {a['pause_reason']}" for a in standing)
+        raise fail(f"there is no pause of {target}{why}" + (f"; paused: {', '.join(still)}" if still else ""), 1)
     if output == "json":
         print_json({"verb": "resume", "target": str(target), "released": released, "still_paused": still})
         return

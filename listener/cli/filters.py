@@ -61,8 +61,10 @@ def phone(text: str, where: str) -> str:
 def duration(text: str, where: str) -> timedelta:
     """30m, 6h or 7d. Raises `UsageError`."""
     number, unit = text[:-1], text[-1:]
-    if not (number.isascii() and number.isdigit() and len(number) < 6) or unit not in _UNITS:
+    if not (number.isascii() and number.isdigit()) or unit not in _UNITS:
         raise UsageError(f"{where}: write it as 30m, 6h or 7d")
+    if len(number) > 5 or not int(number):
+        raise UsageError(f"{where}: that is no length of time to look at; from 1m to 99999d")
     return timedelta(**{_UNITS[unit]: int(number)})
 
 
