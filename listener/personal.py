@@ -70,9 +70,9 @@ async def suppress(conn: Connection, phone: str, *, by: str, reason: str) -> int
         await conn.execute(DEEDS["lock_matcher"], {})
         await conn.execute(SQL["suppress"], {"phone": phone, "who": by, "reason": mask_numbers(reason)})
         args = {"phone": phone, "note": f"the phone is on the suppression list, says {by}"}
-        ids = [row["id"] for row in await _rows(conn, "not_sent_yet", args)]
-        threads = [row["id"] for row in await _rows_of(conn, DEEDS["lock_threads"], {"ids": ids})]
-        # Once more, now that nobody takes a permit for one of them.
+        # Those of a message that is being sent, too: whoever puts it back sees the list, or was there before.
+        paused = {"target": "phone", "value": phone}
+        threads = [row["id"] for row in await _rows_of(conn, DEEDS["lock_paused_threads"], paused)]
         ids = [row["id"] for row in await _rows(conn, "not_sent_yet", args)]
         cancelled = await _rows_of(conn, DEEDS["cancel"], {**args, "ids": ids})
         await conn.execute(DEEDS["requeue"], {"threads": threads, "wait": True})
