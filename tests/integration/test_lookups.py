@@ -19,7 +19,7 @@ from tests.support.erp import Erp, open_erp
 PEOPLE = """
 CREATE TABLE public.people (id int PRIMARY KEY, name text, rate numeric(8, 3), born date, code char(3), tags text[]);
 INSERT INTO public.people VALUES (1, 'Đặng Thị Ướt', 1.5, '1988-03-08', 'a', '{x,"y z"}'),
-    (2, 'Lý 100%', NULL, NULL, NULL, NULL), (3, 'O''Neil', 0, 'infinity', 'c', '{}');
+    (2, 'Lý 100%', NULL, NULL, 'xyz', NULL), (3, 'O''Neil', 0, 'infinity', 'c', '{}');
 """
 
 
@@ -81,6 +81,9 @@ async def test_a_batch_is_one_statement(finder: Lookups) -> None:
     ("query", "row", "name"),
     [
         ("SELECT name FROM public.people WHERE code = %(code)s", {"code": "a  "}, "Đặng Thị Ướt"),
+        ("SELECT name FROM public.people WHERE code = %(code)s", {"code": "xyz"}, "Lý 100%"),
+        ("SELECT name FROM public.people WHERE code = ANY(%(codes)s)", {"codes": ["xyz", "no"]}, "Lý 100%"),
+        ("SELECT name FROM public.people WHERE id = 1 AND B'101' = %(bits)s", {"bits": "101"}, "Đặng Thị Ướt"),
         ("SELECT name FROM public.people WHERE born = %(born)s", {"born": "1988-03-08"}, "Đặng Thị Ướt"),
         ("SELECT name FROM public.people WHERE born = %(born)s", {"born": "infinity"}, "O'Neil"),
         ("SELECT name FROM public.people WHERE rate = %(rate)s", {"rate": Decimal("1.500")}, "Đặng Thị Ướt"),
