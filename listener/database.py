@@ -2,7 +2,7 @@
 
 Every connection is autocommit (a transaction is always written out), durable (`synchronous_commit` on, whatever the
 server's habit), in UTC, and free of the time-outs that a DBA may have put on the role. Numbers in jsonb arrive as
-`Decimal`, exact.
+`Decimal`, exact, and what stands in a char(n) without the blanks that fill it up, as capture writes it down.
 """
 
 import asyncio
@@ -20,10 +20,12 @@ from typing import Any, TypeAlias
 import psycopg
 import simplejson
 from psycopg import AsyncConnection
+from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
+from psycopg.types.string import TextLoader
 
 from listener.errors import ListenerError, OutOfReachError
 from listener.queries import load
@@ -93,6 +95,13 @@ def loads_exact(text: str | bytes) -> Any:
     return _EXACT.decode(text if isinstance(text, str) else text.decode())
 
 
+class _Unpadded(TextLoader):
+    """A char(n), also as an element of an array."""
+
+    def load(self, data: Buffer) -> bytes | str:
+        return super().load(bytes(data).rstrip(b" "))
+
+
 async def connect(settings: Settings, purpose: str, **session: str) -> Connection:
     """A connection named `listener {purpose}` in `pg_stat_activity`; `session` adds to or replaces its settings.
 
@@ -116,6 +125,7 @@ async def connect(settings: Settings, purpose: str, **session: str) -> Connectio
     except psycopg.Error as error:
         raise OutOfReachError(f"the database is out of reach: {_without_secrets(error, url)}") from None
     set_json_loads(loads_exact, conn)
+    conn.adapters.register_loader("bpchar", _Unpadded)
     timer = asyncio.get_running_loop().call_later(_CONNECT, cut, conn)
     try:
         await set_session(conn, {**_SESSION, **session})

@@ -24,12 +24,17 @@ def differs(kind: Kind, column: str) -> sql.Composable:
 
 
 def _value(kind: Kind, field: sql.Composable) -> sql.Composable:
-    """A column's value for jsonb, the same whatever the session's settings and with numbers as numbers."""
+    """A column's value for jsonb, the same whatever the session's settings, with numbers as numbers and without the
+    blanks that fill up a char(n), which do not count in SQL either."""
     match kind.base:
         case "money":
             return sql.SQL("{}::pg_catalog.numeric").format(field)
         case "bytea":
             return sql.SQL(rf"E'\\x'{_CONCAT}pg_catalog.encode({{}}, 'hex')").format(field)
+        case "bpchar":
+            return sql.SQL("{}::pg_catalog.text").format(field)
+        case "_bpchar":
+            return sql.SQL("{}::pg_catalog.text[]").format(field)
         case _:
             return field
 

@@ -24,6 +24,9 @@ CREATE TYPE public.mood AS ENUM ('sad', 'glad');
 CREATE DOMAIN public.vnd AS numeric(20, 4) NOT NULL CHECK (VALUE >= 0);
 CREATE DOMAIN public.moods AS public.mood[];
 CREATE DOMAIN public.cash AS money;
+CREATE DOMAIN public.code AS char(4);
+CREATE DOMAIN public.short_code AS public.code CHECK (VALUE <> 'bad');
+CREATE DOMAIN public.codes AS char(3)[];
 CREATE TYPE public.pair AS (a int, b json);
 CREATE TYPE public.plain_pair AS (a int, b text);
 CREATE TYPE public.span AS RANGE (subtype = float8);
@@ -49,7 +52,15 @@ CREATE TYPE ext.own AS ENUM ('x', 'y');
         ("boolean", "false", "true", True),
         ("text", "''", "'Đặng Thị Ướt  \"x\" \\ {} %s'", 'Đặng Thị Ướt  "x" \\ {} %s'),
         ("varchar(10)", "'a'", "'b'", "b"),
-        ("char(3)", "'a'", "'b'", "b  "),
+        ("char(3)", "'a'", "'b'", "b"),
+        ("char(3)", "'a'", "''", ""),
+        ("char(5)", "'a'", "' b c'", " b c"),
+        ("bpchar", "'a'", "'b  '", "b"),
+        ("public.code", "'a'", "'b'", "b"),
+        ("public.short_code", "'a'", "'b'", "b"),
+        ("char(3)[]", "'{a}'", "'{a,NULL,bc}'", ["a", None, "bc"]),
+        ("public.codes", "'{a}'", "'{{a,b},{c,d}}'", [["a", "b"], ["c", "d"]]),
+        ("varchar(10)", "'a'", "'b  '", "b  "),
         ('"char"', "'a'", "'b'", "b"),
         ("name", "'a'", "'b'", "b"),
         ("uuid", "gen_random_uuid()", "'00000000-0000-0000-0000-000000000001'", "00000000-0000-0000-0000-000000000001"),
@@ -155,6 +166,7 @@ async def test_any_name_of_schema_table_column_and_key(erp: Erp, written: str, n
         ("a numeric(8,3)", "a", "1.5", "1.500"),
         ("a boolean", "a", "true", "true"),
         ("a char(4)", "a", "'x'", "x"),
+        ("a char(4), b char(2)", "a, b", "'x/', ''", r"x\//"),
         ("a bigint GENERATED ALWAYS AS IDENTITY", "a", "DEFAULT", "1"),
     ],
 )

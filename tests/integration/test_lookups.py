@@ -132,6 +132,22 @@ async def test_what_is_missing_has_its_reason_and_spoils_no_other(
         assert [field(f, "name") for f in (found[0], found[2])] == ["Lý 100%"] * 2
 
 
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("code", "a"),
+        ("code::public.short_code", "a"),
+        ("ARRAY[code, NULL]", ["a", None]),
+        ("name::char(20)", "Đặng Thị Ướt"),
+        ("code::varchar || '  '", "a  "),
+    ],
+)
+async def test_the_padding_of_a_char_is_left_out(erp: Erp, finder: Lookups, expression: str, value: object) -> None:
+    await erp.run("CREATE DOMAIN public.short_code AS char(5)")
+    [found] = await find(finder, f"SELECT {expression} AS v FROM public.people WHERE id = %(id)s", [{"id": 1}])
+    assert field(found, "v") == value
+
+
 async def test_a_lookup_writes_nothing(erp: Erp, finder: Lookups) -> None:
     await erp.run("""CREATE FUNCTION public.evil(int) RETURNS int LANGUAGE sql AS
                      'DELETE FROM public.people WHERE id = $1 RETURNING id'""")

@@ -308,3 +308,22 @@ def test_the_remembered_ticket(rules: Path, erp: str) -> None:
     with psycopg.connect(erp) as conn:
         conn.execute("INSERT INTO listener.thread (account, name, ticket_id) VALUES ('main', 'orders:DH1001', 77)")
     assert json.loads(by_key(rules, "order", "DH1001", erp).stdout)["messages"][0]["ticket_id"] == 77
+
+
+def test_a_code_of_fixed_width_is_the_code_itself(rules: Path, erp: str) -> None:
+    """SQL compares a char(n) without its padding, and so do the conditions, labels, texts and threads of a rule."""
+    text = RULES.split("rules:")[0].replace("QUIET", "") + (
+        "rules:\n  done: {on: parcels, change: {st: {to: ok}}, when: \"new.st == 'ok' and same.st == 'ok'\", "
+        "to: new.phone, text: \"{{ new.st | label('done') }}, {{ same.st }}.\", ticket: {thread: new.st}}\n"
+        "labels: {done: {ok: xong}}\n"
+    )
+    lookup = "SELECT st FROM public.parcels WHERE st = %(st)s AND id = %(id)s"
+    parcels = f"watch:\n  parcels: {{table: public.parcels, columns: [st], lookup: {{same: '{lookup}'}}}}\n"
+    rules.write_text(text.replace("watch:\n", parcels), encoding="utf-8")
+    with psycopg.connect(erp) as conn:
+        conn.execute("CREATE TABLE public.parcels (id char(5) PRIMARY KEY, st char(3), phone char(12))")
+        conn.execute("INSERT INTO public.parcels VALUES ('P1', 'ok', '0980000000')")
+    verdict = json.loads(by_key(rules, "done", "P1", erp).stdout)
+    assert (verdict["verdict"], verdict["reason"]) == ("send", None)
+    [message] = verdict["messages"]
+    assert (message["text"], message["thread"]) == ("xong, ok.", "ok")
