@@ -55,6 +55,11 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
                 faults.append(document.fault(place, str(error), key=not of_where))
     if faults:
         return faults
+    needs = await rights.needs_of(conn, rules.rules, wanted)
+    # What can be wrong with a lookup or a select is told above, but for what whoever asks may not.
+    refused = [need for need in needs if need.fault]
+    if refused:
+        return [document.fault(n.place, f"the database refuses this statement: {n.fault}", _TRY) for n in refused]
     owned_by_others = [
         document.fault(
             ("watch", name, "table"),
@@ -70,7 +75,7 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
     # Whoever only runs what is installed needs no table of its own.
     return (
         (owned_by_others if differences else [])
-        + await _right_faults(conn, document, rules, wanted)
+        + await _right_faults(conn, document, needs)
         + [
             document.fault(
                 ("watch", d.watch) if d.watch in rules.rules.watch else (),
@@ -83,11 +88,8 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
     )
 
 
-async def _right_faults(
-    conn: Connection, document: Source, rules: RuleSet, wanted: list[capture.Capture]
-) -> list[Fault]:
+async def _right_faults(conn: Connection, document: Source, needs: Sequence[rights.Needs]) -> list[Fault]:
     """What the rules need of the ERP's tables and the daemon's roles, or else whoever asks, may not."""
-    needs = await rights.needs_of(conn, rules.rules, wanted)
     roles = (await rights.roles(conn)).daemons or (conn.info.user,)
     return [
         document.fault(need.place, f"{role} may not do this: {need.what}", cure)

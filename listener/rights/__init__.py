@@ -4,12 +4,13 @@ Three parts. The installer owns the schema. The daemon's role works on it withou
 the columns that rules use. A reader sees the two views for people. The ERP's own roles need nothing.
 """
 
-from listener.rights.needs import needs_of, statement_needs
+from listener.rights.needs import Needs, needs_of, statement_needs
 from listener.rights.roles import Roles, erp_steps, own_steps, readers, roles, take_back
 from listener.rights.tries import Did, Report, refused, try_out
 
 __all__ = [
     "Did",
+    "Needs",
     "Report",
     "Roles",
     "erp_steps",

@@ -170,6 +170,62 @@ def test_a_watch_by_date_and_a_change_that_is_no_number(
         assert fault.startswith(part)
 
 
+@pytest.mark.parametrize(
+    ("save", "told"),
+    [
+        ("UPDATE public.orders SET tickt_id = %(ticket_id)s WHERE order_no = %(order_no)s", 'column "tickt_id" of'),
+        ("UPDATE public.order SET ticket_id = %(ticket_id)s", 'relation "public.order" does not exist'),
+        ("INSERT INTO public.orders (order_no) VALUES (nothing(%(ticket_id)s))", "function nothing(bigint) does not"),
+        ("UPDATE public.orders SET ticket_id = %(ticket_id)s WHER true", "syntax error"),
+    ],
+)
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_ticket_save_that_the_database_refuses(
+    erp_database: str, tmp_path: Path, save: str, told: str, installed: bool
+) -> None:
+    path = tmp_path / "rules.yaml"
+    head = RULES.replace("TEXT", "x").replace("TABLE", "public.orders").replace("LOOKUP", LOOKUP)
+    env = {"LISTENER_DATABASE_URL": erp_database}
+    if installed:
+        assert check(erp_database, tmp_path)["ok"]
+    path.write_text(f'{head}    ticket: {{save: "{save}"}}\n', encoding="utf-8")
+    said = CliRunner().invoke(main, ["check", str(path), "--db", "-o", "json"], env=env)
+    assert said.exit_code == 1
+    [fault] = json.loads(said.stdout)["faults"]
+    assert fault["message"].startswith(f"the database refuses this statement: {told}")
+    assert (fault["line"], fault["col"]) == (20, 20)
+
+
+def test_a_schema_that_whoever_asks_may_not_use_is_told_once(erp_database: str, tmp_path: Path) -> None:
+    """Of a watch by date, of a `ticket.save` and of a lookup, each at its place."""
+    path = tmp_path / "rules.yaml"
+    orders = "watch:\n  orders: {table: public.orders, columns: [status], key: order_no"
+    looks = f"{orders}, lookup: {{one: SELECT x FROM shut.t}}}}\n"
+    by_date = BY_DATE.replace("SELECT", "SELECT x AS full_name, x AS phone FROM shut.t").replace("KEY", "phone")
+    by_date = by_date.partition("  moved:")[0]
+    save = """{on: orders, to: "'0980000000'", text: paid, ticket: {save: UPDATE shut.t SET x = %(ticket_id)s}}"""
+    with psycopg.connect(erp_database) as erp:
+        erp.execute("CREATE SCHEMA shut; CREATE TABLE shut.t (x text); CREATE ROLE looks_only LOGIN")
+        erp.execute("GRANT SELECT ON shut.t TO looks_only; GRANT UPDATE ON shut.t TO looks_only")
+    url = psycopg.conninfo.make_conninfo(erp_database, user="looks_only")
+
+    def faults(rules: str) -> list[tuple[int, str]]:
+        path.write_text(rules, encoding="utf-8")
+        said = CliRunner().invoke(main, ["check", str(path), "--db", "-o", "json"], env={"LISTENER_DATABASE_URL": url})
+        return [(f["line"], f["message"]) for f in json.loads(said.stdout)["faults"]]
+
+    denied = "permission denied for schema shut"
+    try:
+        assert faults(by_date.replace("watch:\n", f"{orders}}}\n") + f"  paid: {save}\n") == [
+            (9, f"the database refuses this statement: {denied}"),
+            (12, f"the database refuses this statement: {denied}"),
+        ]
+        assert faults(by_date.replace("watch:\n", looks)) == [(5, f"the database refuses this lookup: {denied}")]
+    finally:
+        with psycopg.connect(erp_database) as erp:
+            erp.execute("DROP OWNED BY looks_only; DROP ROLE looks_only")
+
+
 def test_triggers_that_are_not_as_the_rules_want(erp_database: str, tmp_path: Path) -> None:
     assert check(erp_database, tmp_path)["ok"]
     with psycopg.connect(erp_database) as erp:
