@@ -1,6 +1,7 @@
 """What a rule would do for one row. Nothing is written, nothing is sent."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +38,11 @@ class Rows:
     new: Mapping[str, Any] | None
     old_known: bool = True
 
+    @property
+    def row(self) -> Mapping[str, Any]:
+        """The row that the key is taken from."""
+        return self.new if self.new is not None else self.old or {}
+
 
 def rows_of(text: str) -> Rows:
     """A row from `--row`: JSON of the new row, or `{"old": …, "new": …}`. Raises `UsageError`."""
@@ -67,14 +73,30 @@ async def row_by_key(conn: Connection, rules: RuleSet, watch_name: str, key: str
     return Rows(old=None, new=found["row"], old_known=False)
 
 
+async def key_of(watch: Watch, rows: Rows, conn: Connection | None) -> str | None:
+    """The key that capture would give the row; None where neither the watch nor a table in reach tells its columns."""
+    columns = tuple(watch.key)
+    if not columns and watch.table is not None and conn is not None:
+        # Without its table the row is tried all the same.
+        with suppress(ListenerError):
+            columns = (await capture.find_table(conn, watch.table)).primary_key
+    return key_text(columns, rows.row) if columns else None
+
+
 async def preview(
     rules: RuleSet, rule: str, rows: Rows, *, key: str | None, conn: Connection | None, settings: Settings
 ) -> dict[str, Any]:
-    """The verdict of `rule` in the shape of `preview -o json`; `conn` is needed for lookups and remembered tickets."""
-    rows = _as_watched(rows, rules.rules.watch[rules.rules.rules[rule].on])
-    change = _change(rules, rule, rows, key)
+    """The verdict of `rule` in the shape of `preview -o json`; `conn` is needed for lookups and remembered tickets.
+
+    Without a `key` it is that of `key_of`, or else the row's first value.
+    """
+    on = rules.rules.rules[rule].on
+    watch = rules.rules.watch[on]
+    rows = _as_watched(rows, watch)
+    if key is None:
+        key = await key_of(watch, rows, conn)
+    change = _change(on, rows, key if key is not None else key_text((), rows.row))
     now = change.at
-    watch = rules.rules.watch[change.watch]
     found: Mapping[str, Row | Missing] = {}
     if watch.lookup:
         if conn is None:
@@ -98,13 +120,9 @@ def _as_watched(rows: Rows, watch: Watch) -> Rows:
     return Rows(old=rows.new, new=None)
 
 
-def _change(rules: RuleSet, rule: str, rows: Rows, key: str | None) -> Change:
-    on = rules.rules.rules[rule].on
+def _change(watch: str, rows: Rows, key: str) -> Change:
     op = Op.INSERT if rows.old_known and rows.old is None else Op.UPDATE if rows.new is not None else Op.DELETE
-    row = rows.new if rows.new is not None else rows.old or {}
-    if key is None:
-        key = key_text(rules.rules.watch[on].key, row)
-    return Change(id=0, watch=on, op=op, key=key, old=rows.old, new=rows.new, at=datetime.now(UTC))
+    return Change(id=0, watch=watch, op=op, key=key, old=rows.old, new=rows.new, at=datetime.now(UTC))
 
 
 async def _shape(verdict: Verdict, conn: Connection | None) -> dict[str, Any]:

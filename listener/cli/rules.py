@@ -11,13 +11,15 @@ from listener.cli.common import asynchronous, fail, output_option, print_json, r
 from listener.database import Connection, connect
 from listener.dbcheck import database_faults, too_long
 from listener.errors import Fault, ListenerError, OutOfReachError, RulesError
-from listener.preview import Rows, row_by_key, rows_of
+from listener.preview import Rows, key_of, row_by_key, rows_of
 from listener.preview import preview as judge
 from listener.rules import build, load, read, read_text, schema_text
 from listener.rules.lint import warnings
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings, read_settings
 from listener.words import counted, did_you_mean
+
+_GUESSED = "watch {} names no `key:` and no primary key is known here, so the row's first value is taken for the key"
 
 
 @click.command()
@@ -103,6 +105,8 @@ async def _with_database(
         if rows is None:
             assert conn is not None and key is not None
             rows = await row_by_key(conn, rules, watch, key)
+        elif (key := await key_of(rules.rules.watch[watch], rows, conn)) is None:
+            click.echo(f"note: {_GUESSED.format(watch)}", err=True)
         return await judge(rules, rule, rows, key=key, conn=conn, settings=settings)
     finally:
         if conn is not None:

@@ -283,6 +283,37 @@ def test_a_key_of_two_columns(rules: Path, erp: str) -> None:
         assert (message["text"], message["thread"]) == (text, f"lines:{key}")
 
 
+def test_a_given_row_has_the_key_that_capture_would_give_it(rules: Path, erp: str) -> None:
+    """Without `key:` that is the table's primary key, wherever its columns stand in the row."""
+    text = rules.read_text(encoding="utf-8")
+    rules.write_text(text.replace("columns: [qty], key: [order_no, line], ", "columns: [qty], "), encoding="utf-8")
+    row = {"qty": 5, "phone": "0980000000", "line": 2, "order_no": "A/1"}
+    for given in (row, {"old": {**row, "qty": 4}, "new": row}):
+        said = call(rules, "line", "--row", json.dumps(given), "-o", "json", database=erp)
+        [message] = json.loads(said.stdout)["messages"]
+        assert (message["text"], message["thread"], said.stderr) == (r"A\/1/2 5", r"lines:A\/1/2", "")
+        assert message == json.loads(by_key(rules, "line", r"A\/1/2", erp).stdout)["messages"][0] | {
+            "due_at": message["due_at"]
+        }
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_key_that_is_a_guess_is_told_as_one(rules: Path, erp: str, there: bool) -> None:
+    """Without the database, or the table's primary key in it."""
+    text = rules.read_text(encoding="utf-8")
+    rules.write_text(text.replace("columns: [qty], key: [order_no, line], ", "columns: [qty], "), encoding="utf-8")
+    with psycopg.connect(erp) as conn:
+        conn.execute("DROP TABLE public.lines")
+    row = json.dumps({"qty": 5, "phone": "0980000000", "line": 2, "order_no": "A/1"})
+    said = call(rules, "line", "--row", row, "-o", "json", database=erp if there else NOWHERE)
+    assert json.loads(said.stdout)["messages"][0]["thread"] == "lines:5"
+    assert said.stderr == (
+        "note: watch lines names no `key:` and no primary key is known here, so the row's first value is taken for "
+        "the key\n"
+    )
+    assert call(rules, "stripped", "--row", json.dumps(note())).stderr == ""
+
+
 def test_a_key_that_is_not_there(rules: Path, erp: str) -> None:
     said = by_key(rules, "order", "DH1", erp)
     assert said.exit_code == 1
