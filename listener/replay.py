@@ -24,6 +24,7 @@ from listener.rules.conditions import Moves
 from listener.rules.judging import CompiledRule, Found, Group, Planned, Verdict
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings
+from listener.words import mask_phones
 
 SQL = load("replay")
 # changes looked up in one round trip, as the matcher does
@@ -54,7 +55,8 @@ class Tally:
             self.parts += times * (message.parts or 0)
             self.by_phone[int(message.phone or 0)] += times
         else:
-            reason = message.reason or message.state.value
+            # It may quote a value of the row.
+            reason = mask_phones(message.reason or message.state.value)
             self.unfit[reason if reason in self.unfit or len(self.unfit) < _REASONS else "other reasons"] += times
 
 

@@ -1,5 +1,6 @@
 """The entries of a timeline as sentences, in Vietnamese or English."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from listener.database import dumps_exact
 from listener.pauses import endless
 from listener.reasons import in_vietnamese
 from listener.why import Entry, Fate, Kind, Silence, WaitsFor
@@ -67,7 +69,14 @@ def _until(end: datetime | None, words: "_Words") -> str:
 
 
 def _value(value: Any) -> str:
-    text = "null" if value is None else format(value, "f") if isinstance(value, Decimal) else str(value)
+    """A value of the row: a text and a number as they are, anything else as JSON."""
+    match value:
+        case str():
+            text = value
+        case Decimal():
+            text = format(value, "f")
+        case _:
+            text = dumps_exact(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
@@ -85,6 +94,18 @@ def _message(facts: Mapping[str, Any], words: "_Words") -> str:
     }
     note = f" ({facts['reason']})" if facts["state"] == "accepted" and facts["reason"] else ""
     return f"{head} {words.states[key].format(**known)}{note}."
+
+
+# what a condition says of a column that had to hold one of several values
+_ONE_OF = re.compile(r"[^`].*? (?:was not|is not) (?P<values>.+) (?:before|now)", re.DOTALL)
+
+
+def _in_vietnamese(reason: str) -> str:
+    """The reason in Vietnamese, with the values of a condition that it names."""
+    if one_of := _ONE_OF.fullmatch(reason):
+        begin, end = one_of.span("values")
+        reason = reason[:begin] + one_of["values"].replace(" or ", " hoặc ") + reason[end:]
+    return in_vietnamese(reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +195,7 @@ _WORDS: dict[Language, _Words] = {
         suppression="{who} put {phone} on the suppression list: {reason}.",
     ),
     Language.VIETNAMESE: _Words(
-        reason=in_vietnamese,
+        reason=_in_vietnamese,
         changes={
             "insert": "{watch} {key} được thêm mới",
             "update": "{watch} {key} thay đổi",

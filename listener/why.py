@@ -5,15 +5,16 @@ the rules that were in force: only lookups cannot be repeated for the past, but 
 no message can only have stopped at its `when`.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from listener import phones
-from listener.database import Connection
+from listener.database import Connection, dumps_exact, loads_exact
 from listener.errors import RulesError
 from listener.model import Change, Mode
 from listener.queries import load
@@ -26,6 +27,8 @@ from listener.words import mask_phones
 SQL = load("why")
 # changes; older ones are left out
 LIMIT = 200
+# in JSON
+_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 # a pause that began shortly before the first change still explains it
 _BEFORE = timedelta(days=1)
 
@@ -116,9 +119,15 @@ async def why(conn: Connection, asked: str, *, reveal: bool = False) -> Timeline
     return Timeline(
         phone=(phone if reveal else phones.mask_phone(phone)) if phone else None,
         key=asked if reveal else mask_phones(asked) if phone is None else phones.mask_phone(asked),
-        entries=tuple(entries),
+        entries=tuple(entries if reveal else map(_discreet, entries)),
         cut=len(of_key) == LIMIT or len(ids) == LIMIT,
     )
+
+
+def _discreet(entry: Entry) -> Entry:
+    """Without phones in the reason, which may quote a value of the row or be a person's own words."""
+    facts = entry.facts
+    return replace(entry, facts={**facts, "reason": _shown(facts["reason"], False)}) if facts.get("reason") else entry
 
 
 async def _rows(conn: Connection, query: str, args: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -147,7 +156,7 @@ def _change(row: Mapping[str, Any], fate: Fate, reveal: bool) -> Entry:
         "change_id": row["id"],
         "watch": row["watch"],
         "op": row["op"],
-        "key": row["key"] if reveal else _shown(row["key"], reveal),
+        "key": _shown(row["key"], reveal),
         "differences": differences,
         "fate": fate,
         "reason": row.get("reason") if fate is Fate.MUTED else row.get("note"),
@@ -156,10 +165,19 @@ def _change(row: Mapping[str, Any], fate: Fate, reveal: bool) -> Entry:
 
 
 def _shown(value: Any, reveal: bool) -> Any:
-    """A value of the row; phone numbers in it are masked."""
-    if not reveal and isinstance(value, str) and isinstance(phones.normalise(value, migrate_old=True), phones.Phone):
-        return phones.mask_phone(value)
-    return mask_phones(value) if not reveal and isinstance(value, str) else value
+    """A value of the row; phone numbers in its texts are masked, also inside arrays and jsonb."""
+    match value:
+        case _ if reveal:
+            return value
+        case str():
+            alone = isinstance(phones.normalise(value, migrate_old=True), phones.Phone)
+            return phones.mask_phone(value) if alone else mask_phones(value)
+        case list() | dict():
+            # By its JSON: it may be nested deeper than this could call itself.
+            masked = _TEXT.sub(lambda m: dumps_exact(_shown(loads_exact(m[0]), reveal)), dumps_exact(value))
+            return loads_exact(masked)
+        case _:
+            return value
 
 
 def _verdicts(
@@ -198,6 +216,7 @@ def _message(
     row: Mapping[str, Any], rules: Mapping[int, RuleSet], accounts: Mapping[str, Mapping[str, Any]], reveal: bool
 ) -> Entry:
     facts = {name: value for name, value in row.items() if name != "now"}
+    facts["thread"] = _shown(row["thread"], reveal)
     if row["phone"] and not reveal:
         facts["phone"] = phones.mask_phone(row["phone"])
     facts["redirected"] = _redirected(row, _rule(row, rules))

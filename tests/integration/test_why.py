@@ -1,10 +1,13 @@
 """`why`: every message and every silence of one phone or key in one plain sentence."""
 
+import html
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from listener.simulator.gateway.faults import Answer, Fault
+from tests.support.browser import page_of
 from tests.support.verbs import Said, verb
 from tests.support.world import PHONE, World, open_world
 
@@ -216,3 +219,94 @@ async def test_what_the_rules_say_stands_beside_its_change(erp_database: str, ru
     changes = [entry["change_id"] for entry in entries if entry["kind"] in ("change", "verdict")]
     assert changes == sorted(changes)
     assert len(set(changes)) == 2
+
+
+ORDER_RULES = """
+version: 1
+accounts:
+  main: {domain: acme, token_file: TOKEN_FILE, service_id: 12, rate: 100/s}
+labels: {towns: {HN: Hà Nội}}
+watch:
+  parcel: {table: public.parcels, key: id, columns: [st, tags, extra, paid]}
+rules:
+  sent:
+    on: parcel
+    change: {st: {from: [mới, 'x or now'], to: [gửi, xong]}}
+    to: "'0980000000'"
+    text: "{{ new.id }} {{ new.tags[0] }} {{ new.extra.n }} {{ new.paid }}"
+  labelled: {on: parcel, change: {st: {to: hủy}}, to: "'0980000000'", text: "{{ new.tags[0] | label('towns') }}"}
+"""
+PARCELS = """
+CREATE TABLE public.parcels (id text PRIMARY KEY, st text, tags text[], extra jsonb, paid boolean);
+INSERT INTO public.parcels VALUES ('P1', 'mới', '{}', NULL, NULL), ('0980000035', 'mới', '{"x 0980000035"}', '{}', NULL)
+"""
+EXTRA = (
+    '{"n": 1.50, "sdt": "gọi\\n098 000 0035", "0980000035": [["+84980000035", 7, null], {"ai": "Ướt"}], '
+    '"by": "(098) 000.0035"}'
+)
+
+
+async def test_what_stands_in_arrays_and_jsonb_is_shown_as_json_without_phones(erp_database: str) -> None:
+    """In the sentences, in JSON and on the page: only `--reveal` shows them whole."""
+    async with open_world(erp_database, rules=ORDER_RULES, schema=PARCELS) as world, page_of(world) as somebody:
+        await world.db.execute(
+            "UPDATE public.parcels SET tags = '{0980000035,NULL}', extra = %s, paid = true WHERE id = 'P1'", [EXTRA]
+        )
+        await world.settled()
+        said = await why(world, "P1", "-o", "json")
+        lines = (await why(world, "P1")).out
+        revealed = await why(world, "P1", "--reveal", "-o", "json")
+        page = html.unescape((await somebody.get("/story?q=P1")).text)
+    [change] = [e for e in said.json["timeline"] if e["kind"] == "change"]
+    within = [["849***035", 7, None], {"ai": "Ướt"}]
+    shown = {"n": 1.5, "sdt": "gọi\n098***035", "098***035": within, "by": "098***035"}
+    differences = {column: after for column, _, after in change["differences"]}
+    assert {c: v for c, v in differences.items() if c != "id"} == {
+        "tags": ["098***035", None], "extra": shown, "paid": True,
+    }  # fmt: skip
+    for text in (change["sentence"], lines, page):
+        assert 'tags: [] → ["098***035", null]; extra: null → {' in text
+        assert "paid: null → true" in text
+    assert '"n": 1.50' in lines
+    for text in (said.out, lines, page):
+        assert "0035" not in text
+        assert "Decimal" not in text
+        assert "\\u" not in text
+    [whole] = [e for e in revealed.json["timeline"] if e["kind"] == "change"]
+    assert {column: after for column, _, after in whole["differences"]}["extra"] == json.loads(EXTRA)
+
+
+async def test_jsonb_of_any_depth_is_shown(erp_database: str) -> None:
+    async with open_world(erp_database, rules=ORDER_RULES, schema=PARCELS) as world:
+        deep = "[" * 800 + '"0980000035"' + "]" * 800
+        await world.db.execute("UPDATE public.parcels SET extra = %s WHERE id = 'P1'", [deep])
+        said = await why(world, "P1")
+    assert said.code == 0, said.err
+    assert f"extra: null → {'[' * 57}..." in said.out
+
+
+async def test_no_reason_key_or_thread_shows_a_phone(erp_database: str) -> None:
+    async with open_world(erp_database, rules=ORDER_RULES, schema=PARCELS) as world:
+        await world.db.execute("UPDATE public.parcels SET st = 'hủy' WHERE id = '0980000035'")
+        await world.once()
+        said = await why(world, "0980000035", "-o", "json")
+        replayed = (await verb(world.environment(), "replay", "-o", "json")).out
+    [message] = [e for e in said.json["timeline"] if e["kind"] == "message"]
+    assert (message["thread"], message["state"]) == ("parcel:098***035", "rejected")
+    assert message["reason"] == 'a value | label: labels "towns" have no word for "x 098***035"'
+    for text in (said.out, replayed):
+        assert 'have no word for \\"x 098***035\\"' in text
+        assert "0980000035" not in text
+
+
+async def test_the_values_of_a_condition_are_joined_in_the_language_of_the_sentence(erp_database: str) -> None:
+    async with open_world(erp_database, rules=ORDER_RULES, schema=PARCELS) as world:
+        await world.db.execute("UPDATE public.parcels SET st = 'hoàn' WHERE id = 'P1'")
+        await world.once()
+        await world.db.execute("UPDATE public.parcels SET st = 'gửi' WHERE id = 'P1'")
+        await world.once()
+        vietnamese = (await why(world, "P1")).out
+        english = (await why(world, "P1", "--lang", "en")).out
+    assert "Quy tắc sent không gửi tin: st bây giờ không phải là gửi hoặc xong." in vietnamese
+    assert "Quy tắc sent không gửi tin: trước đó st không phải là mới hoặc " in vietnamese
+    assert "The rule sent sent nothing: st is not gửi or xong now." in english
