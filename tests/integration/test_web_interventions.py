@@ -76,7 +76,7 @@ async def test_muted_changes_are_let_go(erp_database: str) -> None:
         assert done.headers["Location"] == "/interventions?unmuted=1"
         await world.settled()
         assert world.arrived() == ["one"]
-        assert "thả tắt tiếng" in html.unescape((await somebody.get("/audit")).text)
+        assert "cho thay đổi tắt tiếng đi tiếp" in html.unescape((await somebody.get("/audit")).text)
         assert "tắt tiếng" not in html.unescape((await somebody.get("/interventions")).text)
 
 
