@@ -52,7 +52,7 @@ pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.
 
 -- name: swallow
 
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN OTHERS THEN{forget_moved}
     -- The ERP's write matters more than our copy of it. The count survives a roll-back; SQLSTATE names no data.
     PERFORM pg_catalog.nextval('listener.capture_failures');
     RAISE LOG 'listener could not capture a change (%)', SQLSTATE;
@@ -81,28 +81,47 @@ EXCEPTION WHEN OTHERS THEN
 -- name: declare_moved
 DECLARE
     op text := lower(TG_OP);
-    -- The row that a move took out of its old partition, between the DELETE and the INSERT that the move consists of.
-    left_behind constant text := nullif(current_setting({left}, true), '');
+    -- The setting that holds the row which a move took out of its old partition, between the DELETE and the INSERT that the
+    -- move consists of. By depth, for triggers of the ERP that run between these two may move rows themselves.
+    left_in text;
+    left_behind text;
+    leaves text;
 
 -- name: moved
 
     -- An update that moves a row to another partition runs the DELETE triggers of the one and then the INSERT triggers of
-    -- the other, and no UPDATE trigger. listener.mark_move() saw it begin, so that these two know each other.
-    IF TG_ARGV[0] = 'out' THEN
-        PERFORM set_config({left}, to_jsonb(OLD)::text, true);
-        RETURN NULL;
-    ELSIF TG_ARGV[0] = 'in' THEN
-        IF left_behind IS NULL THEN
+    -- the other, and no UPDATE trigger. listener.mark_move() saw it begin: `out` and `in` are the triggers of the two
+    -- halves, and run next to each other. A row that another has followed out, or the statement's end (`vanished`), before
+    -- it came in was kept from coming by a trigger of the ERP: it is deleted.
+    IF TG_ARGV[0] IS NOT NULL THEN
+        left_in := concat('listener.left_', pg_trigger_depth(), '_', {watch});
+        left_behind := nullif(current_setting(left_in, true), '');
+        IF TG_ARGV[0] = 'out' THEN
+            leaves := to_jsonb(OLD)::text;
+        END IF;
+        PERFORM set_config(left_in, coalesce(leaves, ''), true);
+        IF left_behind = 'failed' OR left_behind IS NULL AND TG_ARGV[0] <> 'in' THEN
+            RETURN NULL;
+        ELSIF left_behind IS NOT NULL THEN
+            OLD := jsonb_populate_record(NULL::{table}, left_behind::jsonb);
+            IF TG_ARGV[0] = 'in' THEN
+                op := 'update';
+            ELSE
+                NEW := OLD;
+                op := 'delete';
+            END IF;
+        END IF;
+        IF (CASE op WHEN 'insert' THEN {inserted} WHEN 'update' THEN {changed} ELSE {deleted} END) IS NOT TRUE THEN
             RETURN NULL;
         END IF;
-        PERFORM set_config({left}, '', true);
-        OLD := jsonb_populate_record(NULL::{table}, left_behind::jsonb);
-        op := 'update';
-        IF ({changed}) IS NOT TRUE THEN
-            RETURN NULL;
-        END IF;
-    ELSIF op = 'insert' AND left_behind IS NOT NULL THEN
-        RETURN NULL;
+    END IF;
+
+-- name: forget_moved
+
+    IF left_in IS NOT NULL THEN
+        -- It was set back with all that this function did.
+        PERFORM pg_catalog.set_config(left_in, CASE WHEN TG_ARGV[0] OPERATOR(pg_catalog.=) 'out' THEN coalesce(leaves, 'failed')
+                                                    ELSE '' END, true);
     END IF;
 
 -- name: function
@@ -113,7 +132,7 @@ REVOKE ALL ON FUNCTION {function}() FROM PUBLIC;
 
 -- name: trigger
 CREATE OR REPLACE TRIGGER {trigger} {when_fired} ON {table}
-FOR EACH ROW {condition} EXECUTE FUNCTION {call};
+FOR EACH {level} {condition} EXECUTE FUNCTION {call};
 COMMENT ON TRIGGER {trigger} ON {table} IS {comment};
 
 -- name: drop_trigger

@@ -94,7 +94,7 @@ def _trigger_step(conn: Connection, step: Step, template: str, row: Mapping[str,
     )
     return Difference(
         step=step,
-        watch=row["name"].removeprefix("listener_").removesuffix("_mark")
+        watch=row["name"].removeprefix("listener_").rpartition("_")[0]
         if row["function"] == "mark_move"
         else row["function"].removeprefix("capture_"),
         what=f"trigger {row['name']} on {row['schema']}.{row['table_name']}",

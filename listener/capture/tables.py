@@ -29,8 +29,9 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """`columns` maps each name to its type as SQL writes it; `moved_by` are the columns that partitions are chosen by;
-    `children` are the (oid, schema, name) of the tables that inherit from it and are not its partitions."""
+    """`columns` maps each name to its type as SQL writes it; `generated` are those that BEFORE triggers do not know,
+    `moved_by` those that partitions are chosen by; `children` are the (oid, schema, name) of the tables that inherit
+    from it and are not its partitions, `partitioned` those of its partitions that have partitions themselves."""
 
     oid: int
     schema: str
@@ -38,8 +39,10 @@ class Table:
     columns: Mapping[str, str]
     kinds: Mapping[str, Kind]
     primary_key: tuple[str, ...]
+    generated: tuple[str, ...]
     moved_by: tuple[str, ...]
     children: tuple[tuple[int, str, str], ...]
+    partitioned: tuple[tuple[int, str, str], ...]
     owned: bool
 
     @property
@@ -74,7 +77,9 @@ async def find_table(conn: Connection, text: str) -> Table:
         columns={c["name"]: c["type"] for c in row["columns"]},
         kinds={c["name"]: Kind(base=c["base"], comparable=c["comparable"], simple=c["simple"]) for c in row["columns"]},
         primary_key=tuple(row["primary_key"]),
+        generated=tuple(row["generated"]),
         moved_by=tuple(row["moved_by"]),
         children=tuple((int(c["oid"]), c["schema"], c["name"]) for c in row["children"]),
+        partitioned=tuple((int(c["oid"]), c["schema"], c["name"]) for c in row["partitioned"]),
         owned=row["owned"],
     )

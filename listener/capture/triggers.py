@@ -142,13 +142,9 @@ class _Generator:
 
     def _body(self) -> str:
         nothing = sql.SQL("")
-        left = sql.Literal(f"listener.left_{self.name}")
-        changed: list[sql.Composable] = [sql.SQL("({})").format(self._changed)]
-        if "update" not in self.watch.events:
-            changed = [sql.SQL("false")]
-        elif self._simple and self._where:
-            changed.append(sql.SQL("({})").format(sql.SQL(self._where)))
-        moved = {"left": left, "table": self.table.identifier, "changed": sql.SQL(" AND ").join(changed)}
+        events = {"inserted": "insert", "changed": "update", "deleted": "delete"}
+        moved = {name: self._wanted_half(event) for name, event in events.items()}
+        moved |= {"watch": sql.Literal(self.name), "table": self.table.identifier}
         kept = {
             "watch": sql.Literal(self.name),
             "op": self._op,
@@ -156,17 +152,36 @@ class _Generator:
             "old": self._side("old"),
             "new": self._side("new"),
         }
+        partitioned = bool(self.table.moved_by)
         return self._render(
             "body",
             **kept,
-            declare=sql.SQL(self._render("declare_moved", left=left)) if self.table.moved_by else nothing,
-            moved=self._piece("moved", **moved) if self.table.moved_by else nothing,
+            declare=sql.SQL(self._render("declare_moved")) if partitioned else nothing,
+            moved=self._piece("moved", **moved) if partitioned else nothing,
             guard=self._piece("guard", where=self._function_where()) if self._guarded else nothing,
             ring=self._piece("ring", late=sql.SQL(self._render("late"))) if self.doorbell else nothing,
-            swallow=self._piece("swallow", **kept, lost_key=self._lost_key())
+            swallow=self._piece(
+                "swallow",
+                **kept,
+                lost_key=self._lost_key(),
+                forget_moved=self._piece("forget_moved") if partitioned else nothing,
+            )
             if self.watch.on_capture_error != "abort"
             else nothing,
         )
+
+    def _conditions(self, event: str) -> list[sql.Composable]:
+        """What WHEN can ask of a change of this kind."""
+        conditions: list[sql.Composable] = [sql.SQL("({})").format(self._changed)] if event == "update" else []
+        if self._where and self._simple:
+            conditions.append(sql.SQL("({})").format(sql.SQL(for_event(self._where, event))))
+        return conditions
+
+    def _wanted_half(self, event: str) -> sql.Composable:
+        """What the triggers of a move ask instead, once they know which kind of change it was."""
+        if event not in self.watch.events:
+            return sql.SQL("false")
+        return sql.SQL("({})").format(sql.SQL(" AND ").join(self._conditions(event) or [sql.SQL("true")]))
 
     @property
     def _op(self) -> sql.Composable:
@@ -221,36 +236,82 @@ class _Generator:
 
     def _triggers(self, function: sql.Identifier) -> Iterable[Trigger]:
         call = sql.SQL("{}()").format(function)
-        # What OLD is in the DELETE half of a move; listener.mark_move() noted it.
-        leaving = sql.SQL("current_setting('listener.moving', true) = OLD.tableoid::text || OLD.ctid::text")
+        leaving, arriving, marked = self._moving()
         for event in sorted(self.watch.events):
-            conditions = [sql.SQL("({})").format(self._changed)] if event == "update" else []
-            if self._where and self._simple:
-                conditions.append(sql.SQL("({})").format(sql.SQL(for_event(self._where, event))))
-            if self.table.moved_by and event == "delete":
-                conditions.append(sql.SQL("({}) IS NOT TRUE").format(leaving))
+            conditions = self._conditions(event)
+            if self.table.moved_by and event != "update":
+                half = leaving if event == "delete" else arriving
+                conditions.append(sql.SQL("({}) IS NOT TRUE").format(half))
             yield from self._everywhere(event, f"AFTER {event.value.upper()}", conditions, call)
         if self.table.moved_by:
             moves = sql.SQL(" OR ").join(differs(self.table.kinds[c], c) for c in self.table.moved_by)
-            mark = sql.SQL("{}()").format(sql.Identifier("listener", "mark_move"))
+            mark = sql.SQL("{}({})").format(
+                sql.Identifier("listener", "mark_move"),
+                sql.SQL(", ").join(sql.Literal(word) for word in (self.name, *self._told_by)),
+            )
+            out, into, vanished = (
+                sql.SQL("{}({})").format(function, sql.Literal(half)) for half in ("out", "in", "vanished")
+            )
             yield from self._everywhere("mark", "BEFORE UPDATE", [moves], mark)
-            out, into = (sql.SQL("{}({})").format(function, sql.Literal(side)) for side in ("out", "in"))
             yield from self._everywhere("moved_out", "AFTER DELETE", [leaving], out)
-            # After the trigger `insert`, by its name: that one must still see that this is a move.
-            moving = sql.SQL("current_setting('listener.moving', true) <> ''")
-            yield from self._everywhere("moved_in", "AFTER INSERT", [moving], into)
+            yield from self._everywhere("moved_in", "AFTER INSERT", [arriving], into)
+            yield from self._of_statements("begin", "BEFORE UPDATE", [], mark)
+            yield from self._of_statements("vanished", "AFTER UPDATE", [marked], vanished)
+            yield from self._of_statements("end", "AFTER UPDATE", [], mark)
+
+    @property
+    def _told_by(self) -> tuple[str, ...]:
+        """The columns by which a row that comes to a partition is known as the one that was to come: if there are any,
+        those of a key that choose no partition, since triggers of the ERP like to work out the others."""
+        keys = [tuple(c for c in key if c not in self.table.generated) for key in (self.key, self.table.primary_key)]
+        fixed = [tuple(c for c in key if c not in self.table.moved_by) for key in keys]
+        return next((columns for columns in (*fixed, *keys) if columns), self.key)
+
+    def _moving(self) -> tuple[sql.Composable, sql.Composable, sql.Composable]:
+        """Whether OLD is the row that listener.mark_move() noted, NEW has the key it noted, it noted any. Asked while
+        the statement runs, so one level of triggers higher than it."""
+        moving = sql.SQL("current_setting(concat('listener.moving_', pg_trigger_depth() + 1, '_', {}), true)").format(
+            sql.Literal(self.name)
+        )
+        key = sql.SQL(", ").join(sql.SQL("NEW.{}").format(sql.Identifier(c)) for c in self._told_by)
+        return (
+            sql.SQL("split_part({}, ' ', 1) = OLD.tableoid::text || OLD.ctid::text").format(moving),
+            sql.SQL(
+                "CASE WHEN {moving} <> ''"
+                " THEN right({moving}, -strpos({moving}, ' ')) = jsonb_build_array({key})::text END"
+            ).format(moving=moving, key=key),
+            sql.SQL("strpos({}, ' ') > 0").format(moving),
+        )
 
     def _everywhere(
         self, what: str, when_fired: str, conditions: Sequence[sql.Composable], call: sql.Composable
     ) -> Iterable[Trigger]:
         """On the table and on those that inherit from it, whose rows run their own triggers only."""
+        yield from self._on(self.table.children, "ROW", what, when_fired, conditions, call)
+
+    def _of_statements(
+        self, what: str, when_fired: str, conditions: Sequence[sql.Composable], call: sql.Composable
+    ) -> Iterable[Trigger]:
+        """On the table and its partitions that have partitions: a statement runs only those of the table it names."""
+        yield from self._on(self.table.partitioned, "STATEMENT", what, when_fired, conditions, call)
+
+    def _on(
+        self,
+        others: Sequence[tuple[int, str, str]],
+        level: str,
+        what: str,
+        when_fired: str,
+        conditions: Sequence[sql.Composable],
+        call: sql.Composable,
+    ) -> Iterable[Trigger]:
         name = f"listener_{self.name}_{what}"
         condition = sql.SQL("WHEN ({})").format(sql.SQL(" AND ").join(conditions)) if conditions else sql.SQL("")
-        for oid, schema, table in ((self.table.oid, self.table.schema, self.table.name), *self.table.children):
+        for oid, schema, table in ((self.table.oid, self.table.schema, self.table.name), *others):
             parts = {
                 "trigger": sql.Identifier(name),
                 "table": sql.Identifier(schema, table),
                 "when_fired": sql.SQL(when_fired),
+                "level": sql.SQL(level),
                 "condition": condition,
                 "call": call,
             }

@@ -41,6 +41,8 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
                CROSS JOIN unnest(i.indkey::smallint[]) WITH ORDINALITY AS k(attnum, place)
                JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
               WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.place) AS primary_key,
+       ARRAY(SELECT a.attname::text FROM pg_attribute a
+              WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped ORDER BY a.attnum) AS generated,
        -- Columns by which any level of partitions is chosen: PostgreSQL notes that they need their table whole.
        ARRAY(SELECT DISTINCT a.attname::text
                FROM pg_partition_tree(c.oid) p
@@ -56,7 +58,12 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
         )
         SELECT coalesce(jsonb_agg(jsonb_build_object('oid', h.oid::bigint, 'schema', hn.nspname, 'name', hc.relname)
                                   ORDER BY h.oid), '[]')
-          FROM heirs h JOIN pg_class hc ON hc.oid = h.oid JOIN pg_namespace hn ON hn.oid = hc.relnamespace) AS children
+          FROM heirs h JOIN pg_class hc ON hc.oid = h.oid JOIN pg_namespace hn ON hn.oid = hc.relnamespace) AS children,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('oid', pc.oid::bigint, 'schema', pn.nspname, 'name', pc.relname)
+                                  ORDER BY pc.oid), '[]')
+          FROM pg_partition_tree(c.oid) p
+          JOIN pg_class pc ON pc.oid = p.relid JOIN pg_namespace pn ON pn.oid = pc.relnamespace
+         WHERE c.relkind = 'p' AND NOT p.isleaf AND p.level > 0) AS partitioned
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = to_regclass(%(table)s);
 

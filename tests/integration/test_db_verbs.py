@@ -114,6 +114,9 @@ def test_from_plan_to_uninstall(owner: Owner) -> None:
         "trigger listener_cash_mark on public.Sổ quỹ",
         "trigger listener_cash_moved_out on public.Sổ quỹ",
         "trigger listener_cash_moved_in on public.Sổ quỹ",
+        "trigger listener_cash_begin on public.Sổ quỹ",
+        "trigger listener_cash_vanished on public.Sổ quỹ",
+        "trigger listener_cash_end on public.Sổ quỹ",
     ]
     assert catalogue(owner) == before, "plan changes nothing"
     assert owner.json("db", "verify", code=1)["steps"] == plan["steps"]
@@ -164,7 +167,7 @@ def test_what_the_rules_no_longer_want_is_removed(owner: Owner) -> None:
     plan = owner.json("db", "plan")
     assert {step["step"] for step in plan["steps"]} == {"drop"}
     assert {step["watch"] for step in plan["steps"]} == {"cash"}
-    assert len(plan["steps"]) == 7
+    assert len(plan["steps"]) == 10
     assert owner.listener("db", "install").exit_code == 0
     assert owner.json("db", "verify")["ok"] is True
     assert changes(owner) == CAPTURED[:1]
