@@ -225,5 +225,6 @@ async def _settle_account(
                         continue
                     await accounts.unsure(conn, account)
                 if why := pause_for(outcome, standing.streak, standing.unsure, uniform):
-                    log.warning("account_paused", account=account, kind=why.kind.value, reason=why.reason)
+                    # not the reason, which may be in the gateway's words
+                    log.warning("account_paused", account=account, kind=why.kind.value)
                     await accounts.pause(conn, account, why, result.lease.lease, result.token_print)

@@ -57,8 +57,8 @@ async def test_a_standby_is_not_worked_on(monkeypatch: pytest.MonkeyPatch) -> No
                 proxy.target = address_of(primary.dsn("erp"))
                 await world.gateway.wait_for(2, timeout=15)
                 assert world.arrived() == ["first", "second"]
-                # one for each connection that was lost, not one for each time it was tried
-                assert len(lines) <= 7, lines
+                # for each connection how it was lost and why there is none, not one for each time it was tried
+                assert len(lines) <= 14, lines
 
 
 @pytest.mark.parametrize("lags", [False, True], ids=["a standby that never lags", "a standby that lags"])

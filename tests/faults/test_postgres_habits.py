@@ -46,8 +46,8 @@ async def test_a_read_only_server_is_not_worked_on(crashable: Server, crashable_
             await world.db.execute("SELECT pg_reload_conf()")
         await world.gateway.wait_for(before + 1, timeout=15)
         await bench.verdict()
-        # one line for each of our connections that found it, not one for each time it was tried
-        assert sum("failed" in line or "lost" in line for line in world.logs().splitlines()) <= 8
+        # for each of our connections how it was lost and why there is none, not one for each time it was tried
+        assert sum("failed" in line or "lost" in line for line in world.logs().splitlines()) <= 16
 
 
 async def test_a_role_with_few_connections_waits_for_more_and_never_leaks(erp_database: str) -> None:
