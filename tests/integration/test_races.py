@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
+import pytest
+
 from listener import accounts, messages, pauses, personal
 from listener.database import BY_INDEX, Connection, Link, connect
 from listener.matching import Matcher
@@ -156,6 +158,7 @@ async def test_who_locked_a_thread_first_is_first_in_it(erp_database: str) -> No
         assert [m["text"] for m in found] == ["first", "text 900"]
 
 
+@pytest.mark.faults
 async def test_a_slot_that_is_taken_meanwhile_is_not_given_again(erp_database: str) -> None:
     """Questions about tickets and SMS that go at once take slots of one account, each in a hurry."""
     slot = load("reconcile")["slot"]
@@ -231,6 +234,7 @@ from listener.cli import main; main()
 """
 
 
+@pytest.mark.faults
 async def test_who_stands_still_between_two_statements_stops_nobody_for_long(erp_database: str) -> None:
     """It holds the matcher's lock, the account and a thread, and no time-out of the server's counts."""
     async with open_world(erp_database) as world:

@@ -28,7 +28,11 @@ async def number(world: World, words: str) -> int:
     return int((await world.one("SELECT id FROM listener.messages WHERE text LIKE %s", f"%{words}%"))["id"])
 
 
-@pytest.mark.parametrize(("screen", "scheme", "language"), [("desktop", "light", "vi"), ("phone", "dark", "en")])
+@pytest.mark.parametrize(
+    ("screen", "scheme", "language"),
+    # the second one only where there are minutes
+    [("desktop", "light", "vi"), pytest.param("phone", "dark", "en", marks=pytest.mark.faults)],
+)
 async def test_every_page_fits_is_accessible_and_asks_nobody_else(
     erp_database: str, screen: str, scheme: str, language: str
 ) -> None:
