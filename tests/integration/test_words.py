@@ -256,17 +256,22 @@ async def test_modes_send_where_they_say(database: str) -> None:
         assert "rule redirected to 091***678 (the rule's `redirect_to`) was accepted" in told
 
 
+async def tell_late(world: World, **amounts: int | Decimal) -> None:
+    """Changes of these items whose messages the gateway did not take, and that are late by now."""
+    world.gateway.block(60)
+    for item, amount in amounts.items():
+        await set_amount(world, item, amount)
+    await world.once()
+    world.gateway.block(0)
+    await world.db.execute(
+        """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0"""
+    )
+    await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
+
+
 async def test_a_late_message_is_dropped_when_its_row_has_moved_on(database: str) -> None:
     async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
-        world.gateway.block(60)
-        for item in "ABC":
-            await set_amount(world, item, 1)
-        await world.once()
-        world.gateway.block(0)
-        await world.db.execute(
-            """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0"""
-        )
-        await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
+        await tell_late(world, A=1, B=1, C=1)
         await world.db.execute("ALTER TABLE public.stock DISABLE TRIGGER USER")
         await set_amount(world, "A", 2)
         await world.db.execute("DELETE FROM public.stock WHERE item = 'B'")
@@ -276,17 +281,9 @@ async def test_a_late_message_is_dropped_when_its_row_has_moved_on(database: str
 
 
 async def test_a_late_message_is_dropped_when_what_it_says_or_whom_it_tells_is_another(database: str) -> None:
-    """The columns that the rule reads count, watched or not; those that it does not read are left to change."""
+    """The columns that the rule reads count, watched or not."""
     async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
-        world.gateway.block(60)
-        for item in "AC":
-            await set_amount(world, item, 1)
-        await world.once()
-        world.gateway.block(0)
-        await world.db.execute(
-            """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0"""
-        )
-        await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
+        await tell_late(world, A=1, C=1)
         await world.db.execute("UPDATE public.stock SET phone = '0912345678' WHERE item = 'A'")
         await world.once()
         assert world.arrived() == ["told C 1"]
@@ -296,14 +293,7 @@ async def test_a_late_message_is_dropped_when_what_it_says_or_whom_it_tells_is_a
 async def test_an_amount_that_no_float_holds_is_the_same_when_it_is_read_again(database: str) -> None:
     exact = "12345678901234.5678"
     async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
-        world.gateway.block(60)
-        await set_amount(world, "A", Decimal(exact))
-        await world.once()
-        world.gateway.block(0)
-        await world.db.execute(
-            """UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0"""
-        )
-        await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
+        await tell_late(world, A=Decimal(exact))
         await world.once()
         assert await world.states() == {f"told A {exact}": "accepted"}
 
