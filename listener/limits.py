@@ -61,9 +61,10 @@ async def read(conn: Connection, rules: RuleSet, plan: Plan, *, suppression: boo
     return Limits(sent_to=sent_to, made=made, held=held, suppressed=suppressed)
 
 
-async def replace(conn: Connection, replaced: Mapping[int, str]) -> Any:
-    """Ends messages that give way; the cursor's `rowcount` tells how many did."""
-    return await conn.execute(SQL["replace"], {"ids": list(replaced), "reasons": list(replaced.values())})
+async def replace(conn: Connection, replaced: Mapping[int, str]) -> int:
+    """Ends messages that give way; returns how many did."""
+    gone = await conn.execute(SQL["replace"], {"ids": list(replaced), "reasons": list(replaced.values())})
+    return len(await gone.fetchall())
 
 
 async def supersede(conn: Connection, rows: Iterable[PlannedRow]) -> None:

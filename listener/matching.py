@@ -13,6 +13,8 @@ from typing import Protocol
 
 import psycopg
 import structlog
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow
 
 from listener import limits, messages
 from listener.database import BY_INDEX, Connection, Link
@@ -101,6 +103,8 @@ class Matcher:
                 return await self._look(at_once=self._express is not None)
             except (_QueueError, *_BETWEEN):
                 return await self._look(at_once=False)
+        except _OutdatedError:
+            return 1
         except _POISON as error:
             # On a new connection: after an error in a pipeline the driver is wrong about what is prepared.
             await self._narrow(error)
@@ -108,33 +112,36 @@ class Matcher:
 
     async def _look(self, *, at_once: bool) -> int | None:
         rules = self._book.current
+        changes: Sequence[Change] = ()
+        planned, terms = Plan(), None
         async with self.link.use(30.0) as conn:
-            async with conn.pipeline():
-                await conn.execute("BEGIN")
-                mine = await conn.execute(SQL["lock"])
-                taken = await conn.execute(SQL["take"], {"limit": self._batch})
-            lock = await mine.fetchone()
-            rows = await taken.fetchall()
-            assert lock is not None
-            newer = lock["version"] if lock["version"] != rules.version else None
-            if not lock["mine"] or not rows or newer is not None:
-                # Nothing was written; and at a ROLLBACK psycopg forgets all that it has prepared.
-                await conn.execute("COMMIT")
-                if newer is not None and rows:
-                    await self._book.follow(newer)
-                    return 1
-                return 0 if lock["mine"] else None
-            changes = self._taken = [Change.of(row) for row in rows]
-            found = await self._find(rules, changes)
-            groups = await limits.open_groups(conn, rules, changes)
-            planned = await self._plan(rules, changes, found, groups, rows[0]["now"])
-            changes = changes[: len(planned.verdicts)]
-            apply_limits(rules, planned, await limits.read(conn, rules, planned, suppression=lock["suppression"]))
-            terms = self._offer(rules, changes, planned, rows[0]["now"]) if at_once else None
+            try:
+                # BEGIN and COMMIT go along with what stands beside them: what goes at once takes two round trips.
+                async with conn.pipeline(), conn.transaction():
+                    lock, rows = await self._take(conn)
+                    newer = lock["version"] if lock["version"] != rules.version else None
+                    if lock["mine"] and rows and newer is None:
+                        changes = self._taken = [Change.of(row) for row in rows]
+                        planned = await self._decide(conn, rules, changes, lock["suppression"], rows[0]["now"])
+                        changes = changes[: len(planned.verdicts)]
+                        terms = self._offer(rules, changes, planned, rows[0]["now"]) if at_once else None
+                        if terms is None:
+                            await _write(conn, rules, changes, planned)
+                        else:
+                            made = await _write_armed(conn, rules, changes, planned, terms)
+                if terms is not None:
+                    armed = await messages.armed_by(made)
+            except BaseException as error:
+                if terms is not None:
+                    self._end_offer(terms, error)
+                raise
             if terms is not None:
-                await self._send_at_once(conn, rules, changes, planned, terms)
-            elif not await _write(conn, rules, changes, planned):
+                await self._send(terms, armed)
+        if not changes:
+            if rows and newer is not None:
+                await self._book.follow(newer)
                 return 1
+            return 0 if lock["mine"] else None
         self._failures = 0
         self._batch = min(BATCH, self._batch * 2)
         if terms is None:
@@ -143,6 +150,24 @@ class Matcher:
             for change, said in zip(changes, planned.verdicts, strict=True):
                 self._on_change(change, said)
         return len(changes)
+
+    async def _take(self, conn: Connection) -> tuple[DictRow, list[DictRow]]:
+        """The matcher's lock, if it is to be had, and what is next in the outbox."""
+        mine = await conn.execute(SQL["lock"])
+        taken = await conn.execute(SQL["take"], {"limit": self._batch})
+        lock = await mine.fetchone()
+        assert lock is not None
+        return lock, await taken.fetchall()
+
+    async def _decide(
+        self, conn: Connection, rules: RuleSet, changes: Sequence[Change], suppression: bool, now: datetime
+    ) -> Plan:
+        """What becomes of the changes, or of the first of them."""
+        found = await self._find(rules, changes)
+        groups = await limits.open_groups(conn, rules, changes)
+        planned = await self._plan(rules, changes, found, groups, now)
+        apply_limits(rules, planned, await limits.read(conn, rules, planned, suppression=suppression))
+        return planned
 
     def _offer(self, rules: RuleSet, changes: Sequence[Change], planned: Plan, now: datetime) -> messages.Terms | None:
         """Terms on which what a small batch makes may go at once: the hop through the queue is most of its way."""
@@ -153,24 +178,17 @@ class Matcher:
         assert self._express is not None
         return self._express.offer(planned.rows[0].message.account, len(planned.rows))
 
-    async def _send_at_once(
-        self, conn: Connection, rules: RuleSet, changes: Sequence[Change], planned: Plan, terms: messages.Terms
-    ) -> None:
-        """Writes a plan, commits, and has it sent. Raises, with nothing written, `_QueueError` if it cannot go after
-        all, and one of `_BETWEEN` when somebody came in between."""
+    def _end_offer(self, terms: messages.Terms, error: BaseException) -> None:
+        """Nothing was written, or that is not known."""
         assert self._express is not None
-        ids = [change.id for change in changes]
-        try:
-            async with conn.pipeline():
-                made = await messages.insert_armed(conn, rules.version, message_rows(planned.rows), ids, **terms)
-                await conn.execute("COMMIT")
-            armed = await messages.armed_by(made)
-        except (*_BETWEEN, *_POISON):
+        if isinstance(error, _BETWEEN + _POISON):
             self._express.take(terms, messages.Armed())
-            raise
-        except BaseException:
+        else:
             self._express.withdraw(terms)
-            raise
+
+    async def _send(self, terms: messages.Terms, armed: messages.Armed) -> None:
+        """Has sent what is committed. Raises `_QueueError` if it could not go after all: then nothing was written."""
+        assert self._express is not None
         self._express.take(terms, armed)
         if not armed.leases:
             raise _QueueError
@@ -227,43 +245,46 @@ class Matcher:
         return found
 
 
-async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan) -> bool:
-    """Writes a plan and commits; or does nothing, when a message that should give way to newer changes was leased
-    meanwhile: the batch is to be decided anew."""
+async def _write_armed(
+    conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan, terms: messages.Terms
+) -> AsyncCursor[DictRow]:
+    """Writes a plan on these terms, or nothing."""
+    ids = [change.id for change in changes]
+    return await messages.insert_armed(conn, rules.version, message_rows(plan.rows), ids, **terms)
+
+
+async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan) -> None:
+    """Writes a plan. Raises `_OutdatedError`, with nothing to be committed, when a message that should give way to
+    newer changes was leased meanwhile."""
     alive = plan.alive
     queued = message_rows(alive)
     filed = message_rows(row for row in plan.rows if row.state not in (State.WAITING, State.HELD))
     touched = plan.touched | {(row["account"], row["thread"]) for row in queued}
     notes = {c.id: f"the rules have no watch {c.watch}" for c in changes if rules.watch(c.watch) is None}
-    replaced = None
-    async with conn.pipeline():
-        if touched:
-            await messages.lock_threads(conn, touched, queued)
-        if plan.replaced:
-            replaced = await limits.replace(conn, plan.replaced)
-        if queued:
-            await messages.insert(conn, rules.version, queued)
-            await limits.supersede(conn, alive)
-            made = {rule: n for rule, n in plan.made().items() if rules.rules.rules[rule].brake}
-            await limits.count(conn, made)
-        if plan.braked:
-            await limits.pull_brake(conn, plan.braked)
-            log.warning("braked", rules=sorted(plan.braked))
-        if filed:
-            await messages.file(conn, rules.version, filed)
-        if touched:
-            await messages.wake_threads(conn, touched)
-        ids = [c.id for c in changes]
-        args = {"ids": ids, "noted": list(notes), "notes": list(notes.values()), "version": rules.version}
-        await conn.execute(SQL["done"], args)
-        if replaced is None:
-            await conn.execute("COMMIT")
-    if replaced is not None:
-        as_planned: bool = replaced.rowcount == len(plan.replaced)
-        await conn.execute("COMMIT" if as_planned else "ROLLBACK")
-        return as_planned
-    return True
+    if touched:
+        await messages.lock_threads(conn, touched, queued)
+    if plan.replaced and await limits.replace(conn, plan.replaced) < len(plan.replaced):
+        raise _OutdatedError
+    if queued:
+        await messages.insert(conn, rules.version, queued)
+        await limits.supersede(conn, alive)
+        made = {rule: n for rule, n in plan.made().items() if rules.rules.rules[rule].brake}
+        await limits.count(conn, made)
+    if plan.braked:
+        await limits.pull_brake(conn, plan.braked)
+        log.warning("braked", rules=sorted(plan.braked))
+    if filed:
+        await messages.file(conn, rules.version, filed)
+    if touched:
+        await messages.wake_threads(conn, touched)
+    ids = [c.id for c in changes]
+    args = {"ids": ids, "noted": list(notes), "notes": list(notes.values()), "version": rules.version}
+    await conn.execute(SQL["done"], args)
 
 
 class _QueueError(ListenerError):
     """What was to go at once has to queue."""
+
+
+class _OutdatedError(ListenerError):
+    """What was planned no longer fits: the batch is to be decided anew."""

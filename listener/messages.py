@@ -91,15 +91,13 @@ async def look(conn: Connection, **terms: Unpack[Terms]) -> Look:
 async def lease(conn: Connection, **terms: Unpack[Terms]) -> Look:
     """Takes permits, durably."""
     args = _args(terms)
-    async with conn.pipeline():
-        await conn.execute("BEGIN")
+    async with conn.pipeline(), conn.transaction():
         await conn.execute(SQL["lock_account"], args)
         await conn.execute(SQL["claim"], args)
         await conn.execute(SQL["hush"], args)
         armed = await conn.execute(SQL["arm"], args)
         await conn.execute(SQL["unused_probe"], args)
         seen = await conn.execute(SQL["next_look"], args)
-        await conn.execute("COMMIT")
     permits = await armed_by(armed)
     return _look(permits.leases, await seen.fetchone(), permits.durable)
 
@@ -232,10 +230,9 @@ def to_json(rows: Iterable[dict[str, Any]]) -> str:
 
 async def expire(conn: Connection) -> None:
     """Ends messages that waited past their `expires`, and puts what comes after them in the queue."""
-    async with conn.transaction():
+    async with conn.pipeline(), conn.transaction():
         rows = await (await conn.execute(SQL["lock_expired"], {})).fetchall()
         if rows:
             args = {"threads": [row["id"] for row in rows]}
-            async with conn.pipeline():
-                for name in ("expire", "expire_unsure", "requeue_threads"):
-                    await conn.execute(SQL[name], args)
+            for name in ("expire", "expire_unsure", "requeue_threads"):
+                await conn.execute(SQL[name], args)

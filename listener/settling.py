@@ -156,12 +156,11 @@ async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[
     kept even when the permit had run out meanwhile.
     """
     by_account = {name: [r for r in results if r.lease.account == name] for name in {r.lease.account for r in results}}
-    # Then nothing need be read, and all goes to the server at once.
+    # Then nothing need be read in between, and all goes to the server at once.
     all_answered = all(isinstance(result.outcome, _ANSWERED) for result in results)
     freed: list[AsyncCursor[DictRow]] = []
     resumed: list[AsyncCursor[DictRow]] = []
-    async with conn.pipeline():
-        await conn.execute("BEGIN")
+    async with conn.pipeline(), conn.transaction():
         # Lock, then look: the statements below see whatever a matcher added before it let go of these threads.
         threads = sorted({result.lease.thread_id for result in results})
         await conn.execute(SQL["lock_threads"], {"threads": threads})
@@ -173,14 +172,12 @@ async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[
             if any(row["state"] is not State.ACCEPTED for row in rows):
                 await conn.execute(SQL["put_back"], args)
             freed.append(await conn.execute(SQL["free_threads"], args))
-        if all_answered:
-            for account, theirs in sorted(by_account.items()):
-                resumed.append(await accounts.answered(conn, account, [r.lease.lease for r in theirs]))
-            await conn.execute("COMMIT")
-    if not all_answered:
         for account, theirs in sorted(by_account.items()):
-            await _settle_account(conn, account, theirs, uniform)
-        await conn.execute("COMMIT")
+            if all_answered:
+                resumed.append(await accounts.answered(conn, account, [r.lease.lease for r in theirs]))
+            else:
+                await _settle_account(conn, account, theirs, uniform)
+    if not all_answered:
         return True
     following = [row["more"] for cursor in freed for row in await cursor.fetchall()]
     return any(following) or any(cursor.rowcount for cursor in resumed)

@@ -148,8 +148,10 @@ async def test_no_change_waits_without_a_safety_poll(world: World, monkeypatch: 
     """Bursts of 24 writers of mixed isolation; their last transactions end when the matcher falls asleep."""
     monkeypatch.setattr(lookout, "POLL", 3600.0)
     rng = random.Random(11)
-    settings = replace(world.settings, database_url=world.settings.database_url)
-    writers = await asyncio.gather(*(connect(settings, "erp") for _ in range(24)))
+    # few writers or many: rings or promises
+    counts = [1, 2, 24] * 5
+    rng.shuffle(counts)
+    writers = await asyncio.gather(*(connect(world.settings, "erp") for _ in range(max(counts))))
     levels = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
     commits = 0
 
@@ -168,9 +170,7 @@ async def test_no_change_waits_without_a_safety_poll(world: World, monkeypatch: 
 
     try:
         async with ear(world.settings) as heard, world.service():
-            for round_ in range(14):
-                # few writers or many: rings or promises
-                count = rng.choice([1, 2, 24])
+            for round_, count in enumerate(counts):
                 commits += sum(await asyncio.gather(*(burst(n, w, round_) for n, w in enumerate(writers[:count]))))
                 await world.until("SELECT NOT EXISTS (SELECT FROM listener.outbox)", seconds=10)
                 await asyncio.sleep(rng.uniform(0, 0.3))

@@ -40,23 +40,23 @@ async def new_matcher(world: World, sender: Sender | None = None) -> AsyncIterat
 
 
 class Gate:
-    """Holds a connection's next statement of a kind back until it is opened."""
+    """Holds a connection's next COMMIT back until it is opened."""
 
-    def __init__(self, conn: Connection, statement: str) -> None:
+    def __init__(self, conn: Connection) -> None:
         self.reached = asyncio.Event()
         self._open = asyncio.Event()
-        self._execute = conn.execute
-        self._statement = statement
-        conn.execute = self._held  # type: ignore[method-assign,assignment]
+        self._transaction = conn.transaction
+        conn.transaction = self._held  # type: ignore[method-assign,assignment]
 
     def open(self) -> None:
         self._open.set()
 
-    async def _held(self, query: object, *args: object, **more: object) -> object:
-        if query == self._statement and not self._open.is_set():
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        async with self._transaction():
+            yield
             self.reached.set()
             await self._open.wait()
-        return await self._execute(query, *args, **more)  # type: ignore[call-overload]
 
 
 async def leased(world: World, text: str) -> Lease:
@@ -85,7 +85,7 @@ async def test_what_comes_to_a_pause_that_is_just_ending_is_let_go(erp_database:
         await pauses.pause(world.db, RULE, reason="why", until=None, by="lan")
         async with new_matcher(world) as matcher:
             async with matcher.link.use() as conn:
-                gate = Gate(conn, "COMMIT")
+                gate = Gate(conn)
             await world.note("order", "text")
             looking = asyncio.create_task(matcher.look())
             await gate.reached.wait()
@@ -102,7 +102,7 @@ async def test_what_comes_back_to_a_pause_that_is_just_ending_is_let_go(erp_data
         lease = await leased(world, "text")
         await pauses.pause(world.db, RULE, reason="why", until=None, by="lan")
         async with await connect(world.settings, "settle") as conn:
-            gate = Gate(conn, "COMMIT")
+            gate = Gate(conn)
             settling = asyncio.create_task(
                 settle(conn, [Result(lease=lease, outcome=NotSent(cause="late"))], lambda: 0.5)
             )
@@ -119,7 +119,7 @@ async def test_a_message_for_a_thread_that_somebody_else_is_making_is_woken(erp_
     async with open_world(erp_database) as world, new_matcher(world) as matcher:
         await world.note("order", "second")
         async with matcher.link.use() as conn:
-            gate = Gate(conn, "COMMIT")
+            gate = Gate(conn)
         async with await connect(world.settings, "other") as other:
             async with other.transaction():
                 await messages.lock_threads(other, {("main", "order")})
@@ -138,19 +138,14 @@ async def test_a_message_for_a_thread_that_somebody_else_is_making_is_woken(erp_
 
 async def test_who_locked_a_thread_first_is_first_in_it(erp_database: str) -> None:
     """However long ago the other one had begun."""
-    async with open_world(erp_database) as world, new_matcher(world) as one, new_matcher(world) as two:
+    async with open_world(erp_database) as world, new_matcher(world) as matcher:
         await pauses.pause(world.db, Target(scope=Scope.ACCOUNT, value="main"), reason="why", until=None, by="lan")
-        async with one.link.use() as conn:
-            gate = Gate(conn, "COMMIT")
-            begun = await (await conn.execute("SELECT clock_timestamp() AS at")).fetchone()
-        assert begun is not None
         async with await connect(world.settings, "late") as late:
             # A transaction that began before, and gets to the thread after.
             await late.execute("BEGIN")
             await late.execute("SELECT now()")
             await world.note("order", "first")
-            gate.open()
-            await two.look()
+            await matcher.look()
             await messages.lock_threads(late, {("main", "order")})
             await messages.insert(late, 1, [row(900, "order")])
             await late.execute("COMMIT")
@@ -208,12 +203,10 @@ async def test_a_phone_that_is_suppressed_while_its_message_is_being_sent_gets_n
 
 async def test_an_account_that_is_added_while_everything_is_being_paused_is_paused(erp_database: str) -> None:
     async with open_world(erp_database) as world, await connect(world.settings, "person") as person:
-        gate = Gate(person, "COMMIT")
         await person.execute("BEGIN")
         await pauses.pause(person, Target(scope=Scope.ALL), reason="why", until=None, by="lan")
         adding = asyncio.create_task(accounts.add(world.db, ["second"]))
         await asyncio.wait([adding], timeout=0.2)
-        gate.open()
         await person.execute("COMMIT")
         await adding
         assert await world.one("SELECT stopped_reason FROM listener.account WHERE name = 'second'") == {
