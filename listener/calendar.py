@@ -5,15 +5,16 @@ that was missed is made up for within `catch_up`, and what was due before the wa
 """
 
 import asyncio
+from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from time import monotonic
 from zoneinfo import ZoneInfo
 
 import psycopg
 import structlog
-from psycopg import sql
+from psycopg import Column, sql
 
-from listener.capture.columns import joined
+from listener.capture.columns import joined, row_object
 from listener.database import LOST, Connection, Link
 from listener.errors import OutOfReachError, describe
 from listener.queries import load, pieces
@@ -111,7 +112,8 @@ async def _run(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> Non
     each = DAY in parameters(watch.select)
     catch_up = watch.catch_up if watch.catch_up is not None else CATCH_UP
     for day in due_days(now, watch.every, zone, row["last_day"], catch_up, each=each):
-        rows = await (await conn.execute(_statement(rules, name, watch), {"watch": name, DAY: day})).fetchone()
+        statement = await _statement(conn, rules, name, watch)
+        rows = await (await conn.execute(statement, {"watch": name, DAY: day})).fetchone()
         assert rows is not None
         await conn.execute(SQL["done"], {"watch": name, "day": day})
         log.info("select_done", watch=name, day=day.isoformat(), rows=rows["made"])
@@ -121,16 +123,29 @@ async def _run(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> Non
             await conn.execute(SQL["failed"], {"watch": name, "failure": failure})
 
 
-def _statement(rules: RuleSet, name: str, watch: Watch) -> sql.Composed:
-    """Rows of `select` into the outbox, one for each key, with the columns that rules use."""
+async def selected(conn: Connection, watch: Watch) -> Sequence[Column]:
+    """The columns that the `select` of a watch by date gives; it is not run."""
+    query = sql.SQL("SELECT * FROM (\n{}\n) AS _row LIMIT 0").format(sql.SQL(watch.select or ""))
+    async with conn.transaction(force_rollback=True):
+        cursor = await conn.execute(query, {DAY: date.today()})
+    return cursor.description or ()
+
+
+async def _statement(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> sql.Composed:
+    """Rows of `select` into the outbox, one for each key, with the columns that rules use, written as a trigger writes
+    them."""
+    given = {column.name: _built_in(conn, column.type_code) for column in await selected(conn, watch)}
     used = rules.used_columns(name)
-    columns = sorted(used) if used is not None else None
+    # One that is not given is asked for all the same, so that the database says what is wrong.
+    bases = {column: given.get(column) for column in (given if used is None else sorted(used))}
+    row = sql.Identifier("_row")
     key = joined([sql.SQL("coalesce(_row.{}::text, '')").format(sql.Identifier(column)) for column in watch.key])
-    value = (
-        sql.SQL("to_jsonb(_row)")
-        if columns is None
-        else sql.SQL("jsonb_build_object({})").format(
-            sql.SQL(", ").join(sql.SQL("{}, _row.{}").format(sql.Literal(c), sql.Identifier(c)) for c in columns)
-        )
-    )
-    return _INTO_OUTBOX.format(key=key, value=value, select=sql.SQL(watch.select or ""))
+    return _INTO_OUTBOX.format(key=key, value=row_object(bases, row), select=sql.SQL(watch.select or ""))
+
+
+def _built_in(conn: Connection, oid: int) -> str | None:
+    """The name of a built-in type; None for any other."""
+    kind = conn.adapters.types.get(oid)
+    if kind is None:
+        return None
+    return kind.name if kind.oid == oid else f"_{kind.name}"

@@ -1,20 +1,19 @@
 """`check --db`: the rules against the database they are for, each fault at its line of the file."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from decimal import Decimal
 
 import psycopg
-from psycopg import sql
 
 from listener import capture, migrations, rights
+from listener.calendar import selected
 from listener.database import Connection
 from listener.errors import Fault, ListenerError
 from listener.lookups import batched
 from listener.model import Op
 from listener.rules import Source, Watch, parameters
 from listener.rules.judging import CompiledRule
-from listener.rules.references import DAY, suggestion
+from listener.rules.references import suggestion
 from listener.rules.ruleset import RuleSet
 from listener.rules.samples import Column, World, is_text, longest, never_works, widest, worlds_of
 from listener.rules.schema import Accents
@@ -127,7 +126,7 @@ def _dotted(piece: Text | Expression) -> list[Column]:
 async def _faults_by_date(conn: Connection, document: Source, name: str, watch: Watch, rules: RuleSet) -> list[Fault]:
     """What the database refuses of a watch by date, and columns that its `select` does not give."""
     try:
-        columns = await _selected(conn, watch)
+        columns = {c.name: c.type_display for c in await selected(conn, watch)}
     except psycopg.errors.InsufficientPrivilege:
         # told with the rights, and the GRANT that is missing
         return []
@@ -135,14 +134,6 @@ async def _faults_by_date(conn: Connection, document: Source, name: str, watch: 
         return [document.fault(("watch", name, "select"), f"the database refuses this query: {_words(error)}", _TRY)]
     missing = _missing_columns(document, name, watch, "this `select`", columns, rules)
     return missing + await _faults_of_use(conn, document, name, rules)
-
-
-async def _selected(conn: Connection, watch: Watch) -> dict[str, str]:
-    """The columns that the `select` of a watch by date gives, with their types; it is not run."""
-    query = sql.SQL("SELECT * FROM (\n{}\n) AS _row LIMIT 0").format(sql.SQL(watch.select or ""))
-    async with conn.transaction(force_rollback=True):
-        cursor = await conn.execute(query, {DAY: date.today()})
-    return {column.name: column.type_display for column in cursor.description or ()}
 
 
 async def _faults_of_use(conn: Connection, document: Source, name: str, rules: RuleSet) -> list[Fault]:
@@ -216,7 +207,7 @@ async def _types(conn: Connection, watch: Watch) -> dict[Column, str]:
         table = await capture.find_table(conn, watch.table)
         types = {(side, column): kind for side in ("old", "new") for column, kind in table.columns.items()}
     else:
-        types = {("new", column): kind for column, kind in (await _selected(conn, watch)).items()}
+        types = {("new", column.name): column.type_display for column in await selected(conn, watch)}
     for name, query in watch.lookup.items():
         statement, wanted = await batched(conn, query)
         # For no row at all: only the types are wanted.

@@ -4,7 +4,7 @@ What is written down is worked out inside the ERP's transaction, on whatever sea
 says its schema. What stands in a trigger's WHEN is looked up once, when the trigger is made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
@@ -23,10 +23,10 @@ def differs(kind: Kind, column: str) -> sql.Composable:
     return sql.SQL(template).format(c=sql.Identifier(column))
 
 
-def _value(kind: Kind, field: sql.Composable) -> sql.Composable:
+def _value(base: str | None, field: sql.Composable) -> sql.Composable:
     """A column's value for jsonb, the same whatever the session's settings, with numbers as numbers and without the
-    blanks that fill up a char(n), which do not count in SQL either."""
-    match kind.base:
+    blanks that fill up a char(n), which do not count in SQL either; `base` is its built-in type, if it has one."""
+    match base:
         case "money":
             return sql.SQL("{}::pg_catalog.numeric").format(field)
         case "bytea":
@@ -39,14 +39,16 @@ def _value(kind: Kind, field: sql.Composable) -> sql.Composable:
             return field
 
 
-def row_object(table: Table, columns: Sequence[str], side: sql.Composable) -> sql.Composable:
-    """Those columns of `side` (OLD, NEW or an alias) as one jsonb object."""
+def row_object(bases: Mapping[str, str | None], side: sql.Composable) -> sql.Composable:
+    """Columns of `side` (OLD, NEW or an alias), by the built-in type that each has under all domains, as one jsonb
+    object."""
+    columns = list(bases)
     chunks = [columns[i : i + _COLUMNS_A_CALL] for i in range(0, len(columns), _COLUMNS_A_CALL)]
     calls = [
         sql.SQL("pg_catalog.jsonb_build_object({})").format(
             sql.SQL(", ").join(
                 sql.SQL("{}, {}").format(
-                    sql.Literal(c), _value(table.kinds[c], sql.SQL("{}.{}").format(side, sql.Identifier(c)))
+                    sql.Literal(c), _value(bases[c], sql.SQL("{}.{}").format(side, sql.Identifier(c)))
                 )
                 for c in chunk
             )
@@ -82,4 +84,4 @@ def _key_text(kind: Kind, field: sql.Composable) -> sql.Composable:
             utc = "pg_catalog.to_jsonb({} AT TIME ZONE 'UTC') OPERATOR(pg_catalog.#>>) '{{}}'"
             return sql.SQL(f"({utc}){_CONCAT}'Z'").format(field)
         case _:
-            return sql.SQL("({})::pg_catalog.text").format(_value(kind, field))
+            return sql.SQL("({})::pg_catalog.text").format(_value(kind.base, field))

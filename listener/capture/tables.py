@@ -1,6 +1,6 @@
 """A table of the ERP, as PostgreSQL's catalogue knows it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -48,6 +48,10 @@ class Table:
     @property
     def identifier(self) -> sql.Identifier:
         return sql.Identifier(self.schema, self.name)
+
+    def bases(self, columns: Sequence[str]) -> dict[str, str | None]:
+        """The built-in type of each of these columns."""
+        return {column: self.kinds[column].base for column in columns}
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"

@@ -68,7 +68,7 @@ def current_row(capture: Capture) -> sql.Composed:
     """The query for the captured columns, as `row`, of the one that has `%(key)s` as the trigger writes it."""
     row = sql.Identifier("_row")
     query = sql.SQL("SELECT {values} AS row FROM {table} AS {row} WHERE {key} = ").format(
-        values=row_object(capture.table, capture.columns, row),
+        values=row_object(capture.table.bases(capture.columns), row),
         table=capture.table.identifier,
         row=row,
         key=key_of(capture.table, capture.key, row),
@@ -200,7 +200,7 @@ class _Generator:
                 "delete": key_of(self.table, self.key, old),
             }
         else:
-            row = row_object(self.table, self.columns, old if what == "old" else new)
+            row = row_object(self.table.bases(self.columns), old if what == "old" else new)
             absent = "insert" if what == "old" else "delete"
             by_event = {event: sql.SQL("NULL") if event == absent else row for event in ("insert", "update", "delete")}
         events = sorted(self.watch.events)

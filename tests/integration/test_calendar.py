@@ -116,3 +116,28 @@ async def test_a_query_that_is_given_up_keeps_no_other_watch_from_its_turn(datab
         await days_ago(world, 1)
         await world.once()
         assert [text.split(" is ")[0] for text in world.arrived()] == ["bill 3"]
+
+
+async def test_rows_are_written_down_as_a_trigger_writes_them(database: str) -> None:
+    schema = """
+    CREATE DOMAIN public.code AS char(8);
+    CREATE TABLE public.bills (no integer PRIMARY KEY, due date NOT NULL, phone char(15), code public.code, codes char(4)[],
+                               owed money, seal bytea);
+    INSERT INTO public.bills VALUES (1, current_date, '0980000000', 'ab', '{cd,ef}', 1500000, '\\xbeef')"""
+    query = "SELECT no, due, phone, code, codes, owed, seal, owed * 2 AS twice FROM public.bills"
+    text = "[{{ new.code }}] {{ new.codes | length }} {{ new.owed | vnd }} {{ new.twice | vnd }} {{ new.seal }}"
+    written = rules(query).replace("bill {{ key }} is due {{ new.due | date }}", text)
+    async with open_world(database, rules=written, schema=schema) as world:
+        await world.once()
+        await days_ago(world, 1)
+        await world.once()
+        assert (await world.one("SELECT new FROM listener.change"))["new"] == {
+            "no": 1,
+            "phone": "0980000000",
+            "code": "ab",
+            "codes": ["cd", "ef"],
+            "owed": 1500000,
+            "twice": 3000000,
+            "seal": "\\xbeef",
+        }
+        assert world.arrived() == ["[ab] 2 1.500.000 VND 3.000.000 VND \\xbeef"]
