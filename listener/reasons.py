@@ -7,13 +7,13 @@ a person's) stays as it is.
 import re
 from collections.abc import Callable, Sequence
 
-_PIECES = {"": "(?:(?!; ).)+?", "*": ".+?", "!": ".+?", "#": "[0-9]+"}
+_PIECES = {"": "(?:(?!; ).)+?", "*": ".+?", "!": ".+?", "|": ".+?", "#": "[0-9]+"}
 
 
 def _known(english: str, vietnamese: str) -> tuple[re.Pattern[str], str, str]:
-    """`{x}` stands for a piece that is kept, `{x*}` for one that may hold `; `, `{x#}` for digits alone, and `{x!}` for
-    one that is a reason itself."""
-    shape = re.sub(r"\\\{(\w+)(?:\\?([*!#]))?\\\}", lambda m: f"(?P<{m[1]}>{_PIECES[m[2] or '']})", re.escape(english))
+    """`{x}` stands for a piece that is kept, `{x*}` for one that may hold `; `, `{x|}` for values joined by "or",
+    `{x#}` for digits alone, and `{x!}` for one that is a reason itself."""
+    shape = re.sub(r"\\\{(\w+)(?:\\?([*!|#]))?\\\}", lambda m: f"(?P<{m[1]}>{_PIECES[m[2] or '']})", re.escape(english))
     return re.compile(shape, re.DOTALL), english, vietnamese
 
 
@@ -22,8 +22,8 @@ _KNOWN = tuple(
     for english, vietnamese in (
         # conditions of a rule
         ("{c} did not change", "{c} không thay đổi"),
-        ("{c} was not {v*} before", "trước đó {c} không phải là {v}"),
-        ("{c} is not {v*} now", "{c} bây giờ không phải là {v}"),
+        ("{c} was not {v|} before", "trước đó {c} không phải là {v|}"),
+        ("{c} is not {v|} now", "{c} bây giờ không phải là {v|}"),
         ("{c} has no value before or after", "{c} không có giá trị trước hoặc sau khi đổi"),
         ("{c} has no value", "{c} không có giá trị"),
         ("{c} did not fall below {v}", "{c} không giảm xuống dưới {v}"),
@@ -300,9 +300,9 @@ _KNOWN = tuple(
         ("the request failed ({e})", "gửi yêu cầu bị lỗi ({e})"),
     )
 )  # fmt: skip
-_KEPT = re.compile(r"\{(\w+)[*#]?(!?)\}")
+_KEPT = re.compile(r"\{(\w+)[*#]?([!|]?)\}")
 # what may be several pieces between `; `, and how many are tried together
-_JOINED = tuple(known for known in _KNOWN if re.search(r"; |[*!]\}", known[1]))
+_JOINED = tuple(known for known in _KNOWN if re.search(r"; |[*!|]\}", known[1]))
 _TOGETHER = 5
 # places, each with a colon, that may stand before a reason: `new.items | map: an item | vnd: …`
 _PLACES = 3
@@ -336,11 +336,18 @@ def _first(
         reason = "; ".join(pieces[:n])
         for pattern, *both in _KNOWN if n == 1 else _JOINED:
             if found := pattern.fullmatch(reason):
-                return n, _KEPT.sub(
-                    lambda piece: _told(found[piece[1]], vietnamese, kept) if piece[2] else kept(found[piece[1]]),
-                    both[vietnamese],
-                )
+                return n, _KEPT.sub(lambda piece: _piece(found[piece[1]], piece[2], vietnamese, kept), both[vietnamese])
     place, mark, why = pieces[0].partition(": ")
     if mark and places and (behind := _first([why, *pieces[1:]], vietnamese, kept, places - 1)):
         return behind[0], f"{kept(place)}: {behind[1]}"
     return None
+
+
+def _piece(text: str, mark: str, vietnamese: bool, kept: Callable[[str], str]) -> str:
+    match mark:
+        case "!":
+            return _told(text, vietnamese, kept)
+        case "|" if vietnamese:
+            return kept(text.replace(" or ", " hoặc "))
+        case _:
+            return kept(text)

@@ -1,6 +1,5 @@
 """The entries of a timeline as sentences, in Vietnamese or English."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -96,18 +95,6 @@ def _message(facts: Mapping[str, Any], words: "_Words") -> str:
     return f"{head} {words.states[key].format(**known)}{note}."
 
 
-# what a condition says of a column that had to hold one of several values
-_ONE_OF = re.compile(r"[^`].*? (?:was not|is not) (?P<values>.+) (?:before|now)", re.DOTALL)
-
-
-def _in_vietnamese(reason: str) -> str:
-    """The reason in Vietnamese, with the values of a condition that it names."""
-    if one_of := _ONE_OF.fullmatch(reason):
-        begin, end = one_of.span("values")
-        reason = reason[:begin] + one_of["values"].replace(" or ", " hoặc ") + reason[end:]
-    return in_vietnamese(reason)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Words:
     """One language: sentences with places for facts, by what they tell of."""
@@ -195,7 +182,7 @@ _WORDS: dict[Language, _Words] = {
         suppression="{who} put {phone} on the suppression list: {reason}.",
     ),
     Language.VIETNAMESE: _Words(
-        reason=_in_vietnamese,
+        reason=in_vietnamese,
         changes={
             "insert": "{watch} {key} được thêm mới",
             "update": "{watch} {key} thay đổi",

@@ -121,8 +121,8 @@ async def test_a_query_that_is_given_up_keeps_no_other_watch_from_its_turn(datab
 async def test_rows_are_written_down_as_a_trigger_writes_them(database: str) -> None:
     schema = """
     CREATE DOMAIN public.code AS char(8);
-    CREATE TABLE public.bills (no integer PRIMARY KEY, due date NOT NULL, phone char(15), code public.code, codes char(4)[],
-                               owed money, seal bytea);
+    CREATE TABLE public.bills (no integer PRIMARY KEY, due date NOT NULL, phone char(15), code public.code,
+                               codes char(4)[], owed money, seal bytea);
     INSERT INTO public.bills VALUES (1, current_date, '0980000000', 'ab', '{cd,ef}', 1500000, '\\xbeef')"""
     query = "SELECT no, due, phone, code, codes, owed, seal, owed * 2 AS twice FROM public.bills"
     text = "[{{ new.code }}] {{ new.codes | length }} {{ new.owed | vnd }} {{ new.twice | vnd }} {{ new.seal }}"

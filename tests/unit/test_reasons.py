@@ -265,6 +265,11 @@ def test_pauses(outcome: RateLimited | LockedOut | Unauthorized | Unknown) -> No
         ("new.total | vnd: NULL is not a number", "new.total | vnd: giá trị trống (NULL) không phải là số"),
         ("the rule is paused: too many", "quy tắc đang tạm dừng: too many"),
         ("the phone is paused: too many", "số này đang tạm dừng: too many"),
+        ("status was not new or paid before", "trước đó status không phải là new hoặc paid"),
+        (
+            "status is not 'a; b' or c now; sum did not change",
+            "status bây giờ không phải là 'a; b' hoặc c; sum không thay đổi",
+        ),
         ("status of the order", "status of the order"),
         ("refused by the gateway: Số điện thoại sai", "CareSoft từ chối: Số điện thoại sai"),
         ("the gateway's own words", "the gateway's own words"),
