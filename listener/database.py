@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 import simplejson
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncTransaction
 from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
@@ -277,6 +277,18 @@ class Link:
         if self._conn is not None:
             await self._conn.close()
             self._conn = None
+
+
+@asynccontextmanager
+async def together(conn: Connection) -> AsyncIterator[None]:
+    """A transaction in a pipeline: BEGIN goes along with the first statement, COMMIT with the last, and answers are
+    waited for where they are read and at the end.
+
+    `conn.transaction()` in a pipeline waits for the answer to BEGIN, to what is in it, and to COMMIT, one after the
+    other. Here an error leaves the connection in the failed transaction, of no more use: `Link` closes it.
+    """
+    async with conn.pipeline(), AsyncTransaction(conn):
+        yield
 
 
 def cut(conn: Connection) -> None:

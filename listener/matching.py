@@ -17,7 +17,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
 from listener import limits, messages
-from listener.database import BY_INDEX, Connection, Link
+from listener.database import BY_INDEX, Connection, Link, together
 from listener.errors import ListenerError
 from listener.identity import Guard
 from listener.lookups import Lookups
@@ -117,7 +117,7 @@ class Matcher:
         async with self.link.use(30.0) as conn:
             try:
                 # BEGIN and COMMIT go along with what stands beside them: what goes at once takes two round trips.
-                async with conn.pipeline(), conn.transaction():
+                async with together(conn):
                     lock, rows = await self._take(conn)
                     newer = lock["version"] if lock["version"] != rules.version else None
                     if lock["mine"] and rows and newer is None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
-from listener.database import Connection, dumps_exact
+from listener.database import Connection, dumps_exact, together
 from listener.model import Lease, State
 from listener.queries import load
 
@@ -91,7 +91,7 @@ async def look(conn: Connection, **terms: Unpack[Terms]) -> Look:
 async def lease(conn: Connection, **terms: Unpack[Terms]) -> Look:
     """Takes permits, durably."""
     args = _args(terms)
-    async with conn.pipeline(), conn.transaction():
+    async with together(conn):
         await conn.execute(SQL["lock_account"], args)
         await conn.execute(SQL["claim"], args)
         await conn.execute(SQL["hush"], args)
@@ -230,7 +230,7 @@ def to_json(rows: Iterable[dict[str, Any]]) -> str:
 
 async def expire(conn: Connection) -> None:
     """Ends messages that waited past their `expires`, and puts what comes after them in the queue."""
-    async with conn.pipeline(), conn.transaction():
+    async with together(conn):
         rows = await (await conn.execute(SQL["lock_expired"], {})).fetchall()
         if rows:
             args = {"threads": [row["id"] for row in rows]}

@@ -13,7 +13,7 @@ from psycopg.rows import DictRow
 from listener import accounts
 from listener.accounts import Pause, PauseKind
 from listener.backoff import Backoff
-from listener.database import Connection
+from listener.database import Connection, together
 from listener.messages import SQL, to_json
 from listener.model import (
     Accepted,
@@ -160,7 +160,7 @@ async def settle(conn: Connection, results: Sequence[Result], uniform: Callable[
     all_answered = all(isinstance(result.outcome, _ANSWERED) for result in results)
     freed: list[AsyncCursor[DictRow]] = []
     resumed: list[AsyncCursor[DictRow]] = []
-    async with conn.pipeline(), conn.transaction():
+    async with together(conn):
         # Lock, then look: the statements below see whatever a matcher added before it let go of these threads.
         threads = sorted({result.lease.thread_id for result in results})
         await conn.execute(SQL["lock_threads"], {"threads": threads})

@@ -8,8 +8,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from listener import database as connections
-from listener.database import BY_INDEX, Connection, Link
+from listener.database import BY_INDEX, Connection, Link, together
 from listener.settings import Settings, read_settings
+from tests.support.proxy import COMMITTED, Direction, Proxy
 from tests.support.world import PATIENCE, open_world
 
 MANY = """
@@ -24,6 +25,9 @@ async def plan(conn: Connection) -> str:
     row = await (await conn.execute("EXPLAIN (FORMAT JSON) EXECUTE by_id('{1,2}')", prepare=False)).fetchone()
     assert row is not None
     return str(row["QUERY PLAN"])
+
+
+READY = b"Z\0\0\0\5"
 
 
 async def pid(link: Link) -> int:
@@ -98,3 +102,43 @@ async def test_a_plan_made_for_empty_tables_is_made_anew_when_they_have_grown(
                 assert "message_pkey" in then
         finally:
             await link.close()
+
+
+async def test_what_is_sent_together_is_one_exchange_with_the_server(database: str) -> None:
+    async with Proxy.to_database(database) as proxy:
+        answers: list[bytes] = []
+        proxy.watch(lambda _, way, data: answers.append(data) if way is Direction.DOWN else None)
+        link = Link(Settings(database_url=proxy.dsn), "together")
+        try:
+            for _ in range(3):
+                async with link.use() as conn:
+                    answers.clear()
+                    async with together(conn):
+                        first = await conn.execute("SELECT 1 AS n")
+                        second = await conn.execute("SELECT 2 AS n")
+                    assert [await cursor.fetchall() for cursor in (first, second)] == [[{"n": 1}], [{"n": 2}]]
+                    said = b"".join(answers)
+                    assert (said.count(READY), said.count(COMMITTED)) == (1, 1)
+        finally:
+            await link.close()
+
+
+@pytest.mark.parametrize("seen", ["in it", "at its end"])
+async def test_what_is_sent_together_is_done_whole_or_not_at_all(database: str, seen: str) -> None:
+    link = Link(Settings(database_url=database), "together")
+    try:
+        first = await pid(link)
+        async with link.use() as conn:
+            await conn.execute("CREATE TABLE public.done (n integer)")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            async with link.use() as conn, together(conn):
+                await conn.execute("INSERT INTO public.done VALUES (1)")
+                failing = await conn.execute("SELECT 1 / 0")
+                if seen == "in it":
+                    await failing.fetchall()
+                await conn.execute("INSERT INTO public.done VALUES (2)")
+        async with link.use() as conn:
+            assert await (await conn.execute("SELECT n FROM public.done")).fetchall() == []
+            assert conn.info.backend_pid != first
+    finally:
+        await link.close()

@@ -7,9 +7,11 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from psycopg import AsyncTransaction
 
 from listener import accounts, messages, pauses, personal
 from listener.database import BY_INDEX, Connection, Link, connect
@@ -40,23 +42,25 @@ async def new_matcher(world: World, sender: Sender | None = None) -> AsyncIterat
 
 
 class Gate:
-    """Holds a connection's next COMMIT back until it is opened."""
+    """Holds a connection's next COMMIT back until it is opened; what is to be committed is done by then."""
 
     def __init__(self, conn: Connection) -> None:
         self.reached = asyncio.Event()
         self._open = asyncio.Event()
-        self._transaction = conn.transaction
-        conn.transaction = self._held  # type: ignore[method-assign,assignment]
+        self._leave = leave = AsyncTransaction.__aexit__
+
+        async def held(transaction: AsyncTransaction, *error: Any) -> bool:
+            if transaction.connection is conn:
+                await (await conn.execute("SELECT")).fetchall()
+                self.reached.set()
+                await self._open.wait()
+            return await leave(transaction, *error)
+
+        AsyncTransaction.__aexit__ = held  # type: ignore[method-assign]
 
     def open(self) -> None:
+        AsyncTransaction.__aexit__ = self._leave  # type: ignore[method-assign]
         self._open.set()
-
-    @asynccontextmanager
-    async def _held(self) -> AsyncIterator[None]:
-        async with self._transaction():
-            yield
-            self.reached.set()
-            await self._open.wait()
 
 
 async def leased(world: World, text: str) -> Lease:
