@@ -1,8 +1,9 @@
 """Connections to PostgreSQL, set up the one way that the rest relies on.
 
-Every connection is autocommit (a transaction is always written out), durable (`synchronous_commit` on, whatever the
-server's habit), in UTC, and free of the time-outs that a DBA may have put on the role. Numbers in jsonb arrive as
-`Decimal`, exact, and what stands in a char(n) without the blanks that fill it up, as capture writes it down.
+Every connection is autocommit (a transaction is always written out), durable (`synchronous_commit` on) and READ
+COMMITTED, whatever the server's habit, in UTC, and free of the time-outs that a DBA may have put on the role. Numbers
+in jsonb arrive as `Decimal`, exact, and what stands in a char(n) without the blanks that fill it up, as capture writes
+it down.
 """
 
 import asyncio
@@ -51,6 +52,8 @@ _RETRY = 1.0
 
 _SESSION: Mapping[str, str] = {
     "synchronous_commit": "on",
+    # who has waited for a lock must see what was written meanwhile
+    "default_transaction_isolation": "read committed",
     "statement_timeout": "60s",
     "lock_timeout": "10s",
     # a frozen replica must not hold the matcher's lock for longer

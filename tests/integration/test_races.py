@@ -16,7 +16,7 @@ from psycopg import AsyncTransaction
 from listener import accounts, messages, pauses, personal
 from listener.database import BY_INDEX, Connection, Link, connect
 from listener.matching import Matcher
-from listener.model import Lease, NotSent
+from listener.model import Accepted, Lease, NotSent
 from listener.pauses import Scope, Target
 from listener.queries import load
 from listener.rulebook import open_rulebook
@@ -138,6 +138,29 @@ async def test_a_message_for_a_thread_that_somebody_else_is_making_is_woken(erp_
                 gate.open()
                 await looking
                 await world.until("SELECT count(*) = 2 FROM listener.finished WHERE state = 'accepted'")
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_message_that_comes_while_its_thread_is_being_let_go_is_seen(erp_database: str, level: str) -> None:
+    """Whatever isolation the database gives to those who ask for none."""
+    async with open_world(erp_database) as world:
+        name = world.db.info.dbname
+        await world.db.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'".encode())
+        lease = await leased(world, "first")
+        async with new_matcher(world) as matcher, await connect(world.settings, "settle") as conn:
+            async with matcher.link.use() as theirs:
+                gate = Gate(theirs)
+            await world.note("order", "second")
+            looking = asyncio.create_task(matcher.look())
+            await gate.reached.wait()
+            result = Result(lease=lease, outcome=Accepted(ticket=5), ms=1)
+            settling = asyncio.create_task(settle(conn, [result], lambda: 0.5))
+            await world.until("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+            gate.open()
+            await asyncio.gather(looking, settling)
+        async with world.service():
+            await world.settled()
+        assert await world.states() == {"first": "accepted", "second": "accepted"}
 
 
 async def test_who_locked_a_thread_first_is_first_in_it(erp_database: str) -> None:
