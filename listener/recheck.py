@@ -8,7 +8,7 @@ from psycopg import sql
 
 from listener import capture
 from listener.database import LOST, REST, Connection, Link
-from listener.errors import ListenerError
+from listener.errors import ListenerError, OutOfReachError
 from listener.model import Lease
 from listener.rulebook import Rulebook
 from listener.settings import Settings
@@ -37,14 +37,14 @@ class Recheck:
     async def stale(self, lease: Lease) -> str | None:
         """Why the message of `lease` is no longer true, in words; None when it is, or was not to be rechecked.
 
-        Raises one of `LOST` when the database cannot be asked.
+        Raises one of `LOST`, or `OutOfReachError`, when the database cannot be asked.
         """
         if lease.recheck is None:
             return None
         try:
             async with self._link.use(5.0) as conn:
                 now = await self._row(conn, lease)
-        except LOST:
+        except (*LOST, OutOfReachError):
             raise
         except psycopg.Error as error:
             return f"recheck: the row cannot be read any more ({type(error).__name__})"

@@ -5,6 +5,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
+import pytest
+
+from listener import database as connections
+from listener.database import Connection, connect
+from listener.errors import OutOfReachError
+from listener.settings import Settings
 from tests.support.verbs import verb
 from tests.support.world import World, open_world
 
@@ -296,6 +302,27 @@ async def test_an_amount_that_no_float_holds_is_the_same_when_it_is_read_again(d
         await tell_late(world, A=Decimal(exact))
         await world.once()
         assert await world.states() == {f"told A {exact}": "accepted"}
+
+
+async def test_a_database_without_a_free_connection_is_no_proof_that_a_late_message_is_stale(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That by which rows are read again is made when it is needed, and the others are there already."""
+    full = True
+
+    async def connect_if_there_is_room(settings: Settings, purpose: str, **session: str) -> Connection:
+        if full and purpose == "recheck":
+            raise OutOfReachError("the database is out of reach: too many connections for role")
+        return await connect(settings, purpose, **session)
+
+    async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
+        await tell_late(world, A=1)
+        monkeypatch.setattr(connections, "connect", connect_if_there_is_room)
+        async with world.service():
+            await world.until("SELECT EXISTS (SELECT FROM listener.attempt WHERE detail LIKE 'the row could not be%%')")
+            full = False
+            await world.settled()
+        assert await world.states() == {"told A 1": "accepted"}
 
 
 async def test_a_server_in_trouble_is_no_proof_that_a_late_message_is_stale(database: str) -> None:
