@@ -25,15 +25,17 @@ from listener.templates import Missing, Row
 SQL = load("lookups")
 # milliseconds
 TIMEOUT = "2000"
-# Not the change's fault: the same query may well work in a moment.
+# Not the change's fault: the same query may well work in a moment. (psycopg has a class for each SQLSTATE, and none for
+# what their first two characters say.)
 _PASSING = (
     psycopg.errors.QueryCanceled,
     psycopg.errors.LockNotAvailable,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.InsufficientResources,
     # such as a catalogue that changes under the query
     psycopg.errors.InternalError_,
 )
+# another server that is out of reach (a foreign table's); a transaction that had to give way; no memory, disk or
+# connection for now; a disk that cannot be read
+_PASSING_CLASSES = ("08", "40", "53", "58")
 
 
 class PassingLookupError(ListenerError):
@@ -84,7 +86,7 @@ class Lookups:
         except psycopg.Error as error:
             if isinstance(error, psycopg.OperationalError) and conn.closed:
                 raise
-            if isinstance(error, _PASSING) and patient:
+            if patient and _passes(error):
                 raise PassingLookupError(f"lookup {name}: {type(error).__name__}") from None
             # The tables may have changed since the types were asked for.
             self._batched.pop(query, None)
@@ -116,6 +118,10 @@ class Lookups:
             else:
                 results[place] = Missing(f"lookup {name} found more than one row; make it find one")
         return [Missing(f"lookup {name} found no row") if r is None else r for r in results]
+
+
+def _passes(error: psycopg.Error) -> bool:
+    return isinstance(error, _PASSING) or (error.sqlstate or "").startswith(_PASSING_CLASSES)
 
 
 async def batched(conn: Connection, query: str) -> tuple[bytes, tuple[str, ...]]:

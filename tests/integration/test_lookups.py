@@ -186,9 +186,11 @@ async def test_a_slow_lookup_is_worth_another_try_and_then_missing(erp: Erp, mon
 async def test_a_server_in_trouble_is_worth_another_try(erp: Erp, finder: Lookups) -> None:
     trouble = """CREATE OR REPLACE FUNCTION public.trouble() RETURNS text LANGUAGE plpgsql AS $$
                  BEGIN RAISE 'cache lookup failed' USING ERRCODE = '{}'; END $$"""
-    await erp.run(trouble.format("XX000"))
-    with pytest.raises(PassingLookupError):
-        await find(finder, "SELECT public.trouble() AS x", [{"id": 1}], patient=True)
+    # a catalogue that changed; another server; a deadlock; no disk, memory or temporary files left; a disk that fails
+    for state in ("XX000", "08001", "40P01", "53100", "53200", "53400", "58030"):
+        await erp.run(trouble.format(state))
+        with pytest.raises(PassingLookupError):
+            await find(finder, "SELECT public.trouble() AS x", [{"id": 1}], patient=True)
     await erp.run(trouble.format("P0001"))
     (found,) = await find(finder, "SELECT public.trouble() AS x", [{"id": 1}], patient=True)
     assert isinstance(found, Missing)
