@@ -20,7 +20,7 @@ from listener import limits, messages
 from listener.database import BY_INDEX, Connection, Link, together
 from listener.errors import ListenerError
 from listener.identity import Guard
-from listener.lookups import Lookups
+from listener.lookups import Lookups, PassingLookupError
 from listener.model import Change, State
 from listener.planning import OpenGroup, Plan, apply_limits, goes_at_once, judge, message_rows
 from listener.queries import load
@@ -85,6 +85,8 @@ class Matcher:
         self._batch = BATCH
         self._taken: Sequence[Change] = ()
         self._failures = 0
+        # lookups in a row that only passed for broken
+        self._passing = 0
 
     async def close(self) -> None:
         await self.link.close()
@@ -142,7 +144,7 @@ class Matcher:
                 await self._book.follow(newer)
                 return 1
             return 0 if lock["mine"] else None
-        self._failures = 0
+        self._failures = self._passing = 0
         self._batch = min(BATCH, self._batch * 2)
         if terms is None:
             self._on_messages()
@@ -239,7 +241,11 @@ class Matcher:
             if watch is None or not watch.lookup or not rules.by_watch.get(name):
                 continue
             mine = [changes[place] for place in places]
-            results = await self._lookups.find(watch, mine, patient=self._failures < PATIENCE)
+            try:
+                results = await self._lookups.find(watch, mine, patient=self._passing < PATIENCE)
+            except PassingLookupError:
+                self._passing += 1
+                raise
             for place, result in zip(places, results, strict=True):
                 found[place] = result
         return found

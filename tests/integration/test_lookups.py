@@ -11,10 +11,13 @@ import pytest
 from listener import lookups
 from listener.database import LOST
 from listener.lookups import Lookups, PassingLookupError
+from listener.matching import PATIENCE
 from listener.model import Change, Op
 from listener.rules import Watch
 from listener.templates import Missing, Row
+from tests.integration.test_races import new_matcher
 from tests.support.erp import Erp, open_erp
+from tests.support.world import open_world, rules_text
 
 PEOPLE = """
 CREATE TABLE public.people (id int PRIMARY KEY, name text, rate numeric(8, 3), born date, code char(3), tags text[]);
@@ -207,3 +210,21 @@ async def test_a_lost_connection_is_raised_and_made_anew(erp: Erp, finder: Looku
 async def test_several_at_once_take_turns(finder: Lookups) -> None:
     found = await asyncio.gather(*(find(finder, BY_ID, [{"id": n % 3 + 1}]) for n in range(20)))
     assert all(isinstance(one, Row) for (one,) in found)
+
+
+async def test_a_database_that_was_away_takes_no_patience_from_lookups(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is slow because it has just come back is no reason to reject a message."""
+    monkeypatch.setattr(lookups, "TIMEOUT", "100")
+    slow = 'key: topic, lookup: {slow: "SELECT pg_sleep(5)::text AS x WHERE %(id)s > 0"}'
+    rules = rules_text().replace("key: topic", slow)
+    async with open_world(erp_database, rules=rules) as world, new_matcher(world) as matcher:
+        await world.note("order", "text")
+        for _ in range(PATIENCE + 1):
+            matcher.failed()
+        for _ in range(PATIENCE):
+            with pytest.raises(PassingLookupError):
+                await matcher.look()
+            matcher.failed()
+        assert await matcher.look() == 1
