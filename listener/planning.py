@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from listener.messages import LATE
 from listener.model import Change, Mode, State
 from listener.rules.judging import Found, Group, Planned, Verdict
 from listener.rules.ruleset import RuleSet
@@ -36,6 +37,8 @@ class PlannedRow:
     state: State
     reason: str | None
     supersedes: tuple[str, ...] = ()
+    # when the change was made, where its row is to be read again because that is long ago
+    made_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -82,12 +85,14 @@ def judge(
         rule: groups[rule, change.key].group for rule in rules.coalescing(change.watch) if (rule, change.key) in groups
     }
     verdicts = list(rules.verdicts(change, facts, now, mode, groups=mine))
+    late = (now - change.at).total_seconds() > LATE
     result.verdicts.append(verdicts)
     for verdict in verdicts:
         if not verdict.messages and not verdict.replaces:
             continue
+        supersedes = rules.rules.rules[verdict.rule].supersedes
         rows = [
-            PlannedRow(change, m, m.state, m.reason, rules.rules.rules[verdict.rule].supersedes)
+            PlannedRow(change, m, m.state, m.reason, supersedes, change.at if m.recheck is not None and late else None)
             for m in verdict.messages
         ]
         result.rows += rows
@@ -144,6 +149,8 @@ def _goes_now(rules: RuleSet, row: PlannedRow, now: datetime) -> bool:
     message = row.message
     return (
         row.state is State.WAITING
+        # nothing is read again of what goes at once
+        and row.made_at is None
         # a brake is counted, and what is superseded or joined is looked for, where messages queue
         and rules.rules.rules[message.rule].brake is None
         and not row.supersedes
@@ -182,6 +189,7 @@ def _row(place: int, row: PlannedRow) -> dict[str, Any]:
         "max_block_s": p.max_block.total_seconds(),
         "save": p.save,
         "joins": {"old": p.group.old, "since": p.group.since} if p.group is not None else None,
+        "made_at": row.made_at,
         "due_at": p.due_at,
         "expires_at": p.expires_at,
         "recheck": p.recheck,

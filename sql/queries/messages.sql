@@ -20,17 +20,19 @@ SELECT id FROM listener.thread
 -- name: insert
 -- Unfinished messages of one batch, from a JSON array of rows in the order of their changes. They queue by the time of this
 -- statement: their threads are locked by now, which may have taken longer after BEGIN than another batch took altogether.
+-- One whose row is to be read again is as old as its change, however long that had to wait to be matched.
 INSERT INTO listener.message (change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone,
                               text, parts, encoding, state, reason, ticket_own, if_unsure, max_block, save, joins, recheck,
-                              order_at, due_at, expires_at, quiet_at, quiet_until)
+                              created_at, order_at, due_at, expires_at, quiet_at, quiet_until)
 SELECT m.change_id, m.rule, %(version)s, m.watch, m.key, m.account, t.id, m.thread, m.priority, m.phone, m.text, m.parts,
        m.encoding, m.state, m.reason, m.ticket_own, m.if_unsure, make_interval(secs => m.max_block_s), m.save, m.joins, m.recheck,
-       greatest(m.due_at, statement_timestamp()), greatest(m.due_at, now()), m.expires_at, m.quiet_at, m.quiet_until
+       coalesce(m.made_at, clock_timestamp()), greatest(m.due_at, statement_timestamp()), greatest(m.due_at, now()),
+       m.expires_at, m.quiet_at, m.quiet_until
   FROM json_to_recordset(%(rows)s::json) AS m(
            place integer, change_id bigint, rule text, watch text, key text, account text, thread text, priority smallint,
            phone text, text text, parts integer, encoding text, state text, reason text, ticket_own bigint,
-           if_unsure text, max_block_s float8, save jsonb, joins jsonb, recheck jsonb, due_at timestamptz, expires_at timestamptz,
-           quiet_at timestamptz, quiet_until timestamptz)
+           if_unsure text, max_block_s float8, save jsonb, joins jsonb, recheck jsonb, made_at timestamptz,
+           due_at timestamptz, expires_at timestamptz, quiet_at timestamptz, quiet_until timestamptz)
   JOIN listener.thread t ON t.account = m.account AND t.name = m.thread
  ORDER BY m.place
 ON CONFLICT (change_id, rule, phone) DO NOTHING;

@@ -286,6 +286,17 @@ async def test_a_late_message_is_dropped_when_its_row_has_moved_on(database: str
         assert (await reasons(world))["superseded"] == ["recheck: amount changed since", "recheck: the row is gone"]
 
 
+async def test_a_message_whose_change_waited_for_a_daemon_is_late(database: str) -> None:
+    async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
+        await set_amount(world, "A", 1)
+        await set_amount(world, "C", 1)
+        await world.db.execute("UPDATE listener.outbox SET at = at - interval '2 min'")
+        await world.db.execute("UPDATE public.stock SET phone = '0912345678' WHERE item = 'A'")
+        await world.once()
+        assert world.arrived() == ["told C 1"]
+        assert (await reasons(world))["superseded"] == ["recheck: phone changed since"]
+
+
 async def test_a_late_message_is_dropped_when_what_it_says_or_whom_it_tells_is_another(database: str) -> None:
     """The columns that the rule reads count, watched or not."""
     async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
