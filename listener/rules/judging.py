@@ -111,6 +111,8 @@ class CompiledRule:
     save_parameters: tuple[str, ...] = ()
     # the columns by which a row is back to where it began
     watched: tuple[str, ...] = ()
+    # what a watch by the clock found is no row that could be read again
+    rechecks: bool = False
 
     @property
     def told(self) -> frozenset[str]:
@@ -241,7 +243,7 @@ class _Plan:
         return tuple({(m.phone, m.reason): m for m in planned}.values())
 
     def _still_true(self) -> Mapping[str, Any] | None:
-        if not self.rule.recheck or self.change.new is None:
+        if not self.compiled.rechecks or self.change.new is None:
             return None
         return {column: self.change.new.get(column) for column in sorted(self.compiled.told)}
 

@@ -133,6 +133,7 @@ def compile_rules(rules: Rules, version: int = 0) -> RuleSet:
                 thread=expression(ticket.thread if ticket else None),
                 save_parameters=parameters(ticket.save) if ticket and ticket.save else (),
                 watched=tuple(rule.change) or rules.watch[rule.on].columns,
+                rechecks=rule.recheck and rules.watch[rule.on].table is not None,
             )
         )
     return RuleSet(rules=rules, version=version, by_watch={name: tuple(found) for name, found in by_watch.items()})

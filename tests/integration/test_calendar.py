@@ -62,6 +62,22 @@ async def test_each_missed_day_within_catch_up_is_asked_about(database: str) -> 
         assert [text.split(" is ")[0] for text in world.arrived()] == ["bill 1", "bill 2", "bill 3"]
 
 
+async def test_what_a_query_found_is_late_without_a_row_to_read_again(database: str) -> None:
+    rechecked = EACH.replace("watch:", "defaults: {recheck: true}\nwatch:")
+    async with open_world(database, rules=rechecked, schema=SCHEMA) as world:
+        await world.once()
+        await days_ago(world, 1)
+        world.gateway.block(60)
+        await world.once()
+        world.gateway.block(0)
+        await world.db.execute(
+            "UPDATE listener.account SET paused_at = NULL, paused_until = NULL, pause_kind = NULL, streak = 0"
+        )
+        await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
+        await world.once()
+        assert [text.split(" is ")[0] for text in world.arrived()] == ["bill 3"]
+
+
 async def test_a_query_that_does_not_ask_for_the_day_runs_once_for_all(database: str) -> None:
     async with open_world(database, rules=NEWEST, schema=SCHEMA) as world:
         await world.once()
