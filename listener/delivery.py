@@ -273,10 +273,11 @@ class Delivery:
         self._tasks.start(self._disown(token), f"disown {account}")
 
     async def _disown(self, token: int) -> None:
-        """Says of what an unconfirmed lease armed that it was not sent, should its COMMIT have come through."""
-        end = monotonic() + _LATE_COMMIT
+        """Says of what an unconfirmed lease armed that it was not sent, should its COMMIT have come through; also after
+        a long time without the database, for nobody else can know."""
+        end, looked = monotonic() + _LATE_COMMIT, False
         try:
-            while monotonic() < end:
+            while monotonic() < end or not (looked or self._stopping.is_set()):
                 looked = False
                 try:
                     async with self._settling.use() as conn:

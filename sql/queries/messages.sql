@@ -272,11 +272,11 @@ SELECT count(*) FILTER (WHERE s.sendable) AS sendable, count(*) FILTER (WHERE NO
  WHERE t.next_at <= statement_timestamp();
 
 -- name: leased
--- What one lease armed, as far as it is still open.
+-- What one lease armed, as far as it is still open, or was given up meanwhile.
 SELECT m.id, m.permits, m.thread_id, m.account, m.lease, a.leased_at
   FROM listener.message m
   JOIN listener.attempt a ON a.message_id = m.id AND a.n = m.permits AND a.lease = m.lease
- WHERE m.lease = %(lease)s AND m.state = 'sending';
+ WHERE m.lease = %(lease)s AND m.state IN ('sending', 'unknown');
 
 -- name: ended_leases
 -- Leases whose holder did not come back in time.

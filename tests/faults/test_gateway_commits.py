@@ -6,6 +6,7 @@ import os
 import psycopg
 import pytest
 
+from listener import delivery
 from listener.database import connect
 from listener.matching import AT_ONCE
 from listener.simulator.gateway import Request
@@ -87,6 +88,32 @@ async def test_a_lease_whose_commit_comes_through_late_is_given_back(erp_databas
         await holder.close()
         *before, last = await outcomes(world, "text")
         assert (set(before), last) == ({"not_sent"}, "accepted")
+        assert world.arrived() == ["warm-up", "text"]
+
+
+@pytest.mark.parametrize("swept", [False, True])
+async def test_a_lease_that_was_not_confirmed_is_given_back_after_a_long_outage(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch, swept: bool
+) -> None:
+    """Whoever took it is the only one that knows that nothing was sent, also when another has given it up by then."""
+    monkeypatch.setattr(delivery, "_LATE_COMMIT", 0.5)
+    async with open_world(erp_database) as world, Proxy.to_database(erp_database) as proxy:
+        async with world.service(database_url=proxy.dsn):
+            await world.note("warm", "warm-up")
+            await world.settled()
+            lost = proxy.lose_answer(COMMITTED, of=MATCH)
+            await world.note("order", "text")
+            async with asyncio.timeout(10):
+                await lost.wait()
+            proxy.refusing = True
+            proxy.cut("listener", reset=True)
+            await asyncio.sleep(1.5)
+            if swept:
+                await world.db.execute("UPDATE listener.message SET lease_until = now()")
+                await world.once()
+                assert (await world.states())["text"] == "unknown"
+            proxy.refusing = False
+            await world.until("SELECT state = 'accepted' FROM listener.messages WHERE text = 'text'")
         assert world.arrived() == ["warm-up", "text"]
 
 
