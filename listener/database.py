@@ -56,7 +56,7 @@ _SESSION: Mapping[str, str] = {
     "default_transaction_isolation": "read committed",
     "statement_timeout": "60s",
     "lock_timeout": "10s",
-    # a frozen replica must not hold the matcher's lock for longer
+    # a frozen replica must not hold a lock for longer; between the statements of a pipeline `end_frozen` sees to that
     "idle_in_transaction_session_timeout": "5s",
     "idle_session_timeout": "0",
     # a process that stands still must not keep the server waiting to be read: ms, no meaning on a Unix socket
