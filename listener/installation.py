@@ -31,13 +31,13 @@ async def captures(conn: Connection, rules: RuleSet, settings: Settings) -> list
 async def gaps(conn: Connection, rules: RuleSet, settings: Settings) -> list[str]:
     """What capture lacks of what the rules need, a line each; while there is one, changes may go by unseen.
 
-    What is there and not needed is no gap.
+    What is there and not needed is no gap, nor is a right of others that is missing.
     """
     try:
         steps = await capture.differences(conn, await captures(conn, rules, settings))
     except ListenerError as error:
         return str(error).splitlines()
-    return [f"{step.step.value} {step.what}" for step in steps if step.step is not capture.Step.DROP]
+    return [f"{step.step.value} {step.what}" for step in steps if step.step not in capture.HARMLESS]
 
 
 async def install(

@@ -205,7 +205,7 @@ async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> li
         return str(error).splitlines()
     needs = [need for need in await rights.needs_of(conn, rules.rules, found) if need.must]
     refused = await rights.refused(conn, conn.info.user, needs)
-    return [f"{s.what} is not as these rules need it" for s in steps if s.step is not capture.Step.DROP] + [
+    return [f"{s.what} is not as these rules need it" for s in steps if s.step not in capture.HARMLESS] + [
         f"{conn.info.user} may not do this: {need.what}; {cure}" for need, cure in refused
     ]
 

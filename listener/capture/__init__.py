@@ -3,11 +3,12 @@
 Everything is generated from `sql/capture.sql`; identifiers and words are quoted by the driver, never pasted.
 """
 
-from listener.capture.install import Difference, Step, apply, differences, unfinished, uninstall, warnings
+from listener.capture.install import HARMLESS, Difference, Step, apply, differences, unfinished, uninstall, warnings
 from listener.capture.tables import Table, find_table
 from listener.capture.triggers import Capture, current_row, wanted
 
 __all__ = [
+    "HARMLESS",
     "Capture",
     "Difference",
     "Step",

@@ -31,6 +31,10 @@ class Step(StrEnum):
     REVOKE = "revoke"
 
 
+# Until these are taken nothing goes by unseen.
+HARMLESS = frozenset({Step.DROP, Step.GRANT})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One step from what is installed to what the rules want."""
@@ -64,6 +68,7 @@ async def differences(conn: Connection, captures: Sequence[Capture]) -> list[Dif
             if found is None or found["comment"] != trigger.comment:
                 step = Step.CREATE if found is None else Step.REPLACE
                 steps.append(Difference(step=step, watch=capture.watch, what=what, statement=trigger.statement))
+        steps += await _owners_steps(conn, capture)
     gone = {(row["function"], row["name"]) for row in triggers.values()}
     steps += [
         _trigger_step(conn, Step.ENABLE, "enable_trigger", row)
@@ -82,6 +87,28 @@ async def differences(conn: Connection, captures: Sequence[Capture]) -> list[Dif
             )
         )
     return steps
+
+
+async def _owners_steps(conn: Connection, capture: Capture) -> list[Difference]:
+    """What the owner of a partitioned table needs, so that partitions can be added to it."""
+    if not capture.table.moved_by:
+        return []
+    args = {
+        "functions": [capture.function, "mark_move"],
+        "tables": [capture.table.oid, *(oid for oid, _, _ in capture.table.partitioned)],
+    }
+    grant = sql.SQL("GRANT EXECUTE ON FUNCTION {}() TO {}")
+    return [
+        Difference(
+            step=Step.GRANT,
+            watch=capture.watch,
+            what=f"EXECUTE on {row['function']}() to {row['owner']}, to add partitions",
+            statement=grant.format(
+                sql.Identifier("listener", row["function"]), sql.Identifier(row["owner"])
+            ).as_string(conn),
+        )
+        for row in await (await conn.execute(SQL["may_not_copy"], args)).fetchall()
+    ]
 
 
 def _is_right(function: Mapping[str, Any], capture: Capture) -> bool:

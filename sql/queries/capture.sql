@@ -91,6 +91,18 @@ SELECT t.tgname::text AS name, t.tgrelid::bigint AS oid, n.nspname AS schema, c.
  WHERE pn.nspname = 'listener' AND (p.proname LIKE 'capture\_%%' OR p.proname = 'mark_move')
  ORDER BY n.nspname, c.relname, t.tgname;
 
+-- name: may_not_copy
+-- Owners of partitioned tables who may not run one of these functions of ours. PostgreSQL copies a table's triggers to each
+-- partition that is made or attached, and asks whether whoever does it may run what they run.
+SELECT f.name AS function, r.rolname::text AS owner
+  FROM unnest(%(functions)s::text[]) WITH ORDINALITY AS f(name, place)
+ CROSS JOIN (SELECT DISTINCT relowner FROM pg_class WHERE oid = ANY(%(tables)s::oid[])) AS c
+  JOIN pg_roles r ON r.oid = c.relowner
+  LEFT JOIN pg_proc p ON p.pronamespace = to_regnamespace('listener') AND p.proname = f.name
+ -- One that is not there yet will be owned by whoever asks.
+ WHERE NOT coalesce(has_function_privilege(r.oid, p.oid, 'EXECUTE'), pg_has_role(r.oid, current_user, 'USAGE'))
+ ORDER BY f.place, owner;
+
 -- name: spoilt
 -- What somebody did to our own tables that makes captures fail, hides rows from the daemon or mixes up their order, and
 -- how to undo it.

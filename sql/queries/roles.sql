@@ -22,7 +22,8 @@ SELECT r.rolname::text AS name, r.rolsuper AS super FROM pg_namespace n JOIN pg_
 -- name: unlike
 -- What `daemons` and `readers` lack of the rights that they need, and what anybody has beyond: the statements between.
 -- Every right of a daemon is one that some statement of ours needs. Partitions are reached through their parents. Whoever
--- may only read the two views is left alone; so is what nobody can reach, for want of USAGE.
+-- may only read the two views is left alone; so is what nobody can reach, for want of USAGE, and what the owner of a
+-- partitioned table needs to add partitions (`may_not_copy`).
 WITH wanted(kind, part, object, rights) AS (VALUES
     ('SCHEMA', 'daemon', 'listener', '{USAGE}'::text[]),
     ('TABLE', 'daemon', 'account', '{SELECT,INSERT,UPDATE}'),
@@ -87,6 +88,8 @@ WITH wanted(kind, part, object, rights) AS (VALUES
      WHERE g.grantee <> o.owner AND (r.oid IS NOT NULL OR g.grantee = 0)
        AND has_schema_privilege(coalesce(r.rolname, 'public'), 'listener', 'USAGE')
        AND NOT (o.kind = 'SCHEMA' AND g.privilege_type = 'USAGE' OR o.view AND g.privilege_type = 'SELECT')
+       AND NOT (o.kind = 'FUNCTION' AND EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+                                                 WHERE t.tgfoid = o.oid AND c.relkind = 'p' AND c.relowner = g.grantee))
        AND NOT EXISTS (SELECT FROM wanted w JOIN roles x USING (part)
                         WHERE x.oid = g.grantee AND w.kind = o.kind AND w.object = o.object AND g.privilege_type = ANY(w.rights))
 )

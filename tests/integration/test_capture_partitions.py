@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from listener import capture
+from listener import capture, rights
 from tests.support.erp import Erp, open_erp
 
 PARTITIONED = """
@@ -460,6 +460,33 @@ async def test_partitions_of_later_are_captured_and_a_disabled_one_is_named(erp:
     assert (step.step, step.what) == ("enable", "trigger listener_w_update on public.orders_void")
     await erp.run(step.statement)
     assert await erp.differences() == []
+
+
+async def test_the_tables_owner_adds_partitions_though_somebody_else_installed(erp: Erp) -> None:
+    async with erp.session("partition_owner") as owner:
+        await erp.run("""ALTER TABLE public.orders OWNER TO partition_owner;
+                         ALTER TABLE public.orders_rest OWNER TO partition_owner;
+                         GRANT CREATE ON SCHEMA public TO partition_owner""")
+        await watch(erp)
+        await owner.execute("CREATE TABLE public.orders_void PARTITION OF public.orders FOR VALUES IN ('void')")
+        await owner.execute(
+            """CREATE TABLE public.orders_back (LIKE public.orders INCLUDING ALL);
+               ALTER TABLE public.orders ATTACH PARTITION public.orders_back FOR VALUES IN ('back')"""
+        )
+        await owner.execute("UPDATE public.orders SET status = CASE id WHEN 1 THEN 'void' ELSE 'back' END WHERE id < 3")
+    assert [(op, new["status"]) for op, _, _, new in await erp.captured()] == [("update", "void"), ("update", "back")]
+    # Who owns the table is asked anew, and what its owner needs is not taken for a right too many.
+    async with erp.session("next_partition_owner"):
+        await erp.run("""ALTER TABLE public.orders OWNER TO next_partition_owner;
+                         GRANT USAGE ON SCHEMA listener TO next_partition_owner""")
+    steps = await erp.differences()
+    assert {(step.step, step.what.split(",")[0]) for step in steps} == {
+        ("grant", f"EXECUTE on {function}() to next_partition_owner") for function in ("capture_w", "mark_move")
+    }
+    await capture.apply(erp.db, steps, lambda _: None)
+    assert await erp.differences() == []
+    revoked = [step.what for step in await rights.own_steps(erp.db, rights.Roles()) if step.step == "revoke"]
+    assert [what for what in revoked if "next_partition_owner" in what] == []
 
 
 async def test_a_table_that_others_inherit_from_is_captured_with_them(erp: Erp) -> None:
