@@ -63,6 +63,8 @@ _SESSION: Mapping[str, str] = {
     "tcp_user_timeout": "20000",
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
     "jit": "off",
     "client_min_messages": "warning",
 }

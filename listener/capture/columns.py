@@ -14,6 +14,15 @@ _CONCAT = " OPERATOR(pg_catalog.||) "
 _JOIN_KEY = f"{_CONCAT}'/'{_CONCAT}"
 # PostgreSQL passes at most 100 arguments to one function call: name and value for each column.
 _COLUMNS_A_CALL = 50
+# Built-in types beside the simple ones that are written the same whatever the session's settings.
+_STEADY = frozenset({"json", "jsonb", "bytea", "money", "float4", "float8"})
+# What all others are written under: a range of dates, an interval, or dates in a row or an array that is a key.
+PINNED: Mapping[str, str] = {
+    "DateStyle": "iso, ymd",
+    "IntervalStyle": "postgres",
+    "TimeZone": "utc",
+    "bytea_output": "hex",
+}
 
 
 def differs(kind: Kind, column: str) -> sql.Composable:
@@ -23,12 +32,23 @@ def differs(kind: Kind, column: str) -> sql.Composable:
     return sql.SQL(template).format(c=sql.Identifier(column))
 
 
+def is_steady(kind: Kind) -> bool:
+    """Whether a value of this type is written the same in every session; else only under `PINNED`."""
+    return kind.simple or kind.base in _STEADY
+
+
 def _value(base: str | None, field: sql.Composable) -> sql.Composable:
-    """A column's value for jsonb, the same whatever the session's settings, with numbers as numbers and without the
+    """A column's value for jsonb, the same in every session if it `is_steady`, with numbers as numbers and without the
     blanks that fill up a char(n), which do not count in SQL either; `base` is its built-in type, if it has one."""
     match base:
         case "money":
             return sql.SQL("{}::pg_catalog.numeric").format(field)
+        case "timestamptz":
+            # As jsonb has it, in UTC whatever the session's zone; infinity has none.
+            utc = "pg_catalog.to_jsonb(pg_catalog.timezone('UTC', {f})) OPERATOR(pg_catalog.#>>) '{{}}'"
+            return sql.SQL(
+                f"CASE WHEN pg_catalog.isfinite({{f}}) THEN ({utc}){_CONCAT}'+00:00' ELSE {{f}}::pg_catalog.text END"
+            ).format(f=field)
         case "bytea":
             return sql.SQL(rf"E'\\x'{_CONCAT}pg_catalog.encode({{}}, 'hex')").format(field)
         case "bpchar":

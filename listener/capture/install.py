@@ -103,9 +103,9 @@ async def _owners_steps(conn: Connection, capture: Capture) -> list[Difference]:
             step=Step.GRANT,
             watch=capture.watch,
             what=f"EXECUTE on {row['function']}() to {row['owner']}, to add partitions",
-            statement=grant.format(
-                sql.Identifier("listener", row["function"]), sql.Identifier(row["owner"])
-            ).as_string(conn),
+            statement=grant.format(sql.Identifier("listener", row["function"]), sql.Identifier(row["owner"])).as_string(
+                conn
+            ),
         )
         for row in await (await conn.execute(SQL["may_not_copy"], args)).fetchall()
     ]

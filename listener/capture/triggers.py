@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from listener.capture.columns import differs, joined, key_of, row_object
+from listener.capture.columns import PINNED, differs, is_steady, joined, key_of, row_object
 from listener.capture.tables import Table, find_table
 from listener.capture.where import check_where, for_event, is_simple
 from listener.database import Connection
@@ -132,8 +132,14 @@ class _Generator:
 
     @property
     def _config(self) -> dict[str, str]:
-        """What the function sets while it runs: its path too, where it holds more than names that say their schema."""
+        """What the function sets while it runs: its path too, where it holds more than names that say their schema, and
+        how values are written, where the type of a column leaves that to the session."""
         pinned = {"search_path": "pg_catalog, pg_temp"} if self._guarded or self.table.moved_by else {}
+        if not all(is_steady(self.table.kinds[column]) for column in (*self.key, *self.columns)):
+            pinned |= PINNED
+            if self._guarded:
+                # An admin's `where` means the days of the ERP's own zone.
+                del pinned["TimeZone"]
         return {**pinned, "lock_timeout": "200"}
 
     @property

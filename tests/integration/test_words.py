@@ -336,6 +336,23 @@ async def test_a_database_without_a_free_connection_is_no_proof_that_a_late_mess
         assert await world.states() == {"told A 1": "accepted"}
 
 
+async def test_a_value_that_the_erps_session_writes_its_own_way_is_the_same_when_it_is_read_again(
+    database: str,
+) -> None:
+    schema = (
+        SCHEMA
+        + """;
+        ALTER TABLE public.stock ADD since timestamptz DEFAULT now(), ADD lasts interval DEFAULT '1 month',
+            ADD days daterange DEFAULT '[2026-11-22,2026-12-01)'"""
+    )
+    reads = "recheck: true\n    when: new.since and new.lasts and new.days"
+    async with open_world(database, rules=RULES + rule(reads), schema=schema) as world:
+        await world.db.execute("SET TimeZone = 'Asia/Ho_Chi_Minh'; SET IntervalStyle = 'iso_8601'")
+        await tell_late(world, A=1)
+        await world.once()
+        assert await world.states() == {"told A 1": "accepted"}
+
+
 async def test_a_server_in_trouble_is_no_proof_that_a_late_message_is_stale(database: str) -> None:
     # Whatever it takes to read the column fails, as where PostgreSQL's catalogue changes under a query (XX000).
     cast = "CREATE OR REPLACE FUNCTION public.read(public.shown) RETURNS json LANGUAGE plpgsql AS $$ BEGIN {} END $$;"
