@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import psycopg
+from psycopg import sql
 
 from listener.database import Connection
 from listener.errors import ListenerError
@@ -83,7 +84,7 @@ def newer(applied: Sequence[str]) -> str | None:
 async def migrate(conn: Connection) -> list[Migration]:
     """Runs what is pending, each whole or not at all, and returns it. Two at once do it once.
 
-    Raises `ListenerError` when tables stay locked by others; what was done before stays done.
+    Raises `ListenerError` when tables stay locked by others or a right is missing; what was done before stays done.
     """
     await conn.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
     try:
@@ -105,6 +106,16 @@ async def _run(conn: Connection, migration: Migration) -> None:
             return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             await asyncio.sleep(min(1.0, attempt * 0.1))
+        except psycopg.errors.InsufficientPrivilege as error:
+            grant = sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(
+                sql.Identifier(conn.info.dbname), sql.Identifier(conn.info.user)
+            )
+            cure = (
+                f"let the database's owner run {grant.as_string(conn)}"
+                if migration.number == 1
+                else "run it as the owner of the schema `listener`"
+            )
+            raise ListenerError(f"{error.diag.message_primary}; {cure}") from None
     raise ListenerError(f"migration {migration.name}: its tables are locked by others; try again at a quieter time")
 
 

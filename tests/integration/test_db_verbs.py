@@ -204,6 +204,7 @@ def test_missing_rights_are_named(owner: Owner) -> None:
     owner.sql(f"REVOKE CREATE ON DATABASE {name} FROM erp_owner", owner.superuser)
     result = owner.listener("db", "install")
     assert result.exit_code == 1 and "permission denied for database" in result.output
+    assert f'let the database\'s owner run GRANT CREATE ON DATABASE "{name}" TO "erp_owner"' in result.output
     owner.sql(f"GRANT CREATE ON DATABASE {name} TO erp_owner", owner.superuser)
 
     owner.sql("ALTER TABLE public.orders OWNER TO postgres", owner.superuser)
