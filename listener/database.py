@@ -110,7 +110,8 @@ class _Unpadded(TextLoader):
 async def connect(settings: Settings, purpose: str, **session: str) -> Connection:
     """A connection named `listener {purpose}` in `pg_stat_activity`; `session` adds to or replaces its settings.
 
-    Raises `OutOfReachError`; its text never holds the connection string.
+    Raises `OutOfReachError`, whose text never holds the connection string, and `ListenerError` for a database that is
+    not in UTF-8.
     """
     url = settings.fresh("database_url") or ""
     try:
@@ -120,6 +121,8 @@ async def connect(settings: Settings, purpose: str, **session: str) -> Connectio
             prepare_threshold=1,
             row_factory=dict_row,
             application_name=f"listener {purpose}",
+            # whatever PGCLIENTENCODING or the server's habit says
+            client_encoding="UTF8",
             connect_timeout=_CONNECT,
             keepalives_idle=15,
             keepalives_interval=5,
@@ -129,6 +132,12 @@ async def connect(settings: Settings, purpose: str, **session: str) -> Connectio
         )
     except psycopg.Error as error:
         raise OutOfReachError(f"the database is out of reach: {_without_secrets(error, url)}") from None
+    if (encoding := conn.info.parameter_status("server_encoding")) not in ("UTF8", None):
+        await conn.close()
+        raise ListenerError(
+            f"the database keeps its texts as {encoding}, which cannot hold every text of Vietnamese: listener needs "
+            "one that was made with ENCODING 'UTF8'"
+        )
     set_json_loads(loads_exact, conn)
     conn.adapters.register_loader("bpchar", _Unpadded)
     timer = asyncio.get_running_loop().call_later(_CONNECT, cut, conn)

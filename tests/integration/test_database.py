@@ -8,7 +8,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from listener import database as connections
-from listener.database import BY_INDEX, Connection, Link, together
+from listener.database import BY_INDEX, Connection, Link, connect, together
+from listener.errors import ListenerError
 from listener.settings import Settings, read_settings
 from tests.support.proxy import COMMITTED, Direction, Proxy
 from tests.support.world import PATIENCE, open_world
@@ -67,6 +68,27 @@ async def test_a_new_password_in_its_file_needs_no_restart(database: str, tmp_pa
         await link.close()
         with psycopg.connect(database, autocommit=True) as owner:
             owner.execute("DROP ROLE IF EXISTS rotated")
+
+
+async def test_the_clients_encoding_is_ours_whatever_the_environment_says(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")
+    async with await connect(Settings(database_url=database), "test") as conn:
+        row = await (await conn.execute("SELECT current_database()::text || ' Ước' AS name")).fetchone()
+    assert row is not None and row["name"].endswith(" Ước")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "WIN1258"])
+async def test_a_database_that_is_not_in_utf_8_is_refused_by_name(database: str, encoding: str) -> None:
+    with psycopg.connect(database, autocommit=True) as owner:
+        made = f"CREATE DATABASE other_encoding TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        owner.execute(made.encode())
+        try:
+            with pytest.raises(ListenerError, match=f"keeps its texts as {encoding}, .* ENCODING 'UTF8'"):
+                await connect(Settings(database_url=make_conninfo(database, dbname="other_encoding")), "test")
+        finally:
+            owner.execute("DROP DATABASE other_encoding WITH (FORCE)")
 
 
 async def test_a_link_in_use_does_not_rest(database: str) -> None:
