@@ -103,9 +103,12 @@ def unaccent(s: str) -> str:
 
 
 def shorten(s: str, n: int) -> str:
-    """At most `n` code points: `s` itself, or its beginning with "..." for what is left out."""
+    """At most `n` letters, each with its marks in one: `s` itself, or its beginning with "..." for what is left out."""
     if n < 0:
         raise RenderError("shorten needs a length of 0 or more")
+    if len(s) <= n:
+        return s
+    s = unicodedata.normalize("NFC", s)
     if len(s) <= n:
         return s
     return s[: n - 3].rstrip() + "..." if n > 3 else "..."[:n]
