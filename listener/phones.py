@@ -11,6 +11,8 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
 
+from listener.words import mask_phones
+
 _MAX_LENGTH = 256
 # What Vietnam's carriers moved from 11 to 10 digits between 2018-09-15 and 2019-06-30 (Decision 798/QD-BTTTT);
 # both sides without the leading 0.
@@ -23,7 +25,7 @@ _OLD_PREFIXES = {
     "199": "59",  # Gmobile
 }
 # fmt: on
-_ALLOWED = re.compile(r"\+?[0-9 .()\-]+", re.ASCII)
+_ALLOWED = re.compile(r"\(?\+?[0-9 .()\-]+", re.ASCII)
 _FLOAT_EXPORT = re.compile(r"\+?[0-9]{6,}\.[0-9]{1,2}", re.ASCII)
 _MARKS = re.compile(r"[^0-9]", re.ASCII)
 
@@ -96,6 +98,12 @@ def normalise(value: object, *, migrate_old: bool = False, block: frozenset[str]
     return (_known if remembered else _normalised)(value, migrate_old, block)
 
 
+def mask_value(value: str) -> str:
+    """A value of a row, such as a key: `091***678` where it is a phone in any form, else without the phones in it."""
+    alone = isinstance(normalise(value, migrate_old=True), Phone)
+    return mask_phone(value) if alone else mask_phones(value)
+
+
 def _normalised(value: object, migrate_old: bool, block: frozenset[str]) -> Phone | BadPhone:
     written = _written(value)
     if isinstance(written, Reason):
@@ -162,7 +170,7 @@ def _national(written: str) -> str | Reason:
     digits = _MARKS.sub("", written)
     if not digits:
         return Reason.FORMAT
-    international = written.startswith("+")
+    international = written.startswith(("+", "(+"))
     if not international and digits.startswith("00"):
         international, digits = True, digits[2:]
     if international:

@@ -170,8 +170,7 @@ def _shown(value: Any, reveal: bool) -> Any:
         case _ if reveal:
             return value
         case str():
-            alone = isinstance(phones.normalise(value, migrate_old=True), phones.Phone)
-            return phones.mask_phone(value) if alone else mask_phones(value)
+            return phones.mask_value(value)
         case list() | dict():
             # By its JSON: it may be nested deeper than this could call itself.
             masked = _TEXT.sub(lambda m: dumps_exact(_shown(loads_exact(m[0]), reveal)), dumps_exact(value))

@@ -35,7 +35,7 @@ def counted(n: int, noun: str) -> str:
 
 
 # as people write them, amid other words; not a piece of a longer number, of an address or of a time
-_PHONE = re.compile(r"(?<![\w.])(?:\+?84|0)[ .-]?\d(?:[ .-]?\d){7,9}(?![\w.]*\d)")
+_PHONE = re.compile(r"(?<![\w.])(?:(?:\+|00)?84|0)[ .()-]{0,3}\d(?:[ .()-]{0,2}\d){7,9}(?![\w.]*\d)")
 
 
 def mask_phones(text: str) -> str:

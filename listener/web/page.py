@@ -15,7 +15,7 @@ from listener.pauses import endless
 from listener.web.access import SESSION, Session
 from listener.web.concerns import Concern
 from listener.web.texts import DEFAULT, LANGUAGES, words
-from listener.words import LOCAL, mask_phones
+from listener.words import LOCAL
 from listener.words import moment as in_full
 
 HERE = Path(__file__).parent
@@ -124,11 +124,7 @@ def shown_phone(value: str | None) -> str:
 
 def shown_key(value: str) -> str:
     """The key of an order or account; masked where it is somebody's phone, or holds one."""
-    return (
-        shown_phone(value)
-        if isinstance(phones.normalise(value, migrate_old=True), phones.Phone)
-        else mask_phones(value)
-    )
+    return phones.mask_value(value)
 
 
 def sees_texts(session: Session | None) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listener.phones import BadPhone, Phone, Reason, mask_phone, normalise, reason_text
+from listener.phones import BadPhone, Phone, Reason, mask_phone, mask_value, normalise, reason_text
 
 # fmt: off
 VECTORS = [
@@ -87,6 +87,8 @@ def test_vector(name: str, value: str, status: str, number: str, reason: str) ->
         ("---", Reason.FORMAT),
         ("+", Reason.FORMAT),
         ("+0912345678", Reason.FORMAT),
+        ("((+84)) 912345678", Reason.FORMAT),
+        ("(+1) 650 253 0000", Reason.FOREIGN),
         ("09+12345678", Reason.FORMAT),
         ("٠٩١٢٣٤٥٦٧٨", Reason.FORMAT),
         ("0912345678²", Reason.FORMAT),
@@ -128,6 +130,9 @@ def test_refused(value: object, reason: Reason) -> None:
         "\t0912345678",
         "TEL:0912345678",
         "+84-912-345-678",
+        "(+84) 912 345 678",
+        "(+84)0912345678",
+        "(0084) 912.345.678",
         "0912\u00a0345\u202f678",
     ],
 )
@@ -160,6 +165,16 @@ def test_mask() -> None:
     assert mask_phone("+84 912 345 678") == "849***678"
     assert mask_phone("0912345678 (Anh Nam)") == "091***678"
     assert [mask_phone(short) for short in ("", "113", "19001234")] == ["***"] * 3
+
+
+@pytest.mark.parametrize(
+    "phone", ["0912345678", "0912 345 678", "+84912345678", "(+84) 912 345 678", "+84 (0)912 345 678", "0084 912345678"]
+)
+def test_a_phone_amid_other_words_is_masked_in_each_of_its_forms(phone: str) -> None:
+    assert mask_value(phone) == mask_phone(phone)
+    masked = mask_value(f"call {phone} now")
+    assert "912" not in masked.removeprefix("call 091") and "345" not in masked and masked.endswith("678 now")
+    assert mask_value("DH-0912 of 22/11/2026, 1.234.567 VND") == "DH-0912 of 22/11/2026, 1.234.567 VND"
 
 
 @given(st.one_of(st.text(), st.text("0123456789+-.() "), st.integers(), st.decimals(), st.floats(), st.none()))
