@@ -15,6 +15,7 @@ from listener.queries import load
 from listener.rules import parse
 from listener.rules.ruleset import RuleSet, compile_rules
 from listener.settings import Settings
+from listener.words import mask_phones
 
 SQL = load("views")
 # in the order of `messages -o json`
@@ -76,8 +77,18 @@ async def message(conn: Connection, number: int, *, reveal: bool) -> dict[str, A
 
 
 def masked(row: dict[str, Any]) -> dict[str, Any]:
-    """A message without the whole phone; the text stays, it is what people look for."""
-    return {**row, "phone": phones.mask_phone(row["phone"]) if row["phone"] else None}
+    """A message without the whole phone, also where the key is one; the text stays, it is what people look for."""
+    key, thread = row["key"], row["thread"]
+    if thread.endswith(key):
+        # as a thread is named unless the rule says otherwise
+        thread = thread.removesuffix(key) + phones.mask_value(key)
+    return {
+        **row,
+        "key": phones.mask_value(key),
+        "thread": phones.mask_value(thread),
+        "reason": mask_phones(row["reason"]) if row["reason"] else row["reason"],
+        "phone": phones.mask_phone(row["phone"]) if row["phone"] else None,
+    }
 
 
 async def rules_in_force(conn: Connection) -> RuleSet | None:

@@ -50,6 +50,25 @@ async def test_messages_and_message_have_every_key_and_mask_the_phone(erp_databa
         assert (await verb(world.environment(), "messages")).code == 0
 
 
+async def test_a_key_that_is_a_phone_is_masked_with_the_thread_and_reason_that_name_it(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.note(PHONE, "one", phone="no phone")
+        async with world.service():
+            await world.settled()
+        await world.db.execute("UPDATE listener.finished SET reason = 'of 0980 000 000'")
+        for words in (["messages"], ["message", 1]):
+            shown = await show(world, *words)
+            row = shown[0] if isinstance(shown, list) else shown
+            assert isinstance(row, dict)
+            assert (row["key"], row["thread"], row["reason"]) == ("098***000", "098***000", "of 098***000")
+            revealed = await show(world, *words, "--reveal")
+            row = revealed[0] if isinstance(revealed, list) else revealed
+            assert isinstance(row, dict)
+            assert row["key"] == PHONE
+            # a thread's name where the rule gives none
+            assert overview.masked({**row, "thread": f"note:{PHONE}"})["thread"] == "note:098***000"
+
+
 async def test_status_has_every_key_from_the_first_moment(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         status = await show(world, "status")
