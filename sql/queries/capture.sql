@@ -116,7 +116,8 @@ SELECT 'CACHE of the outbox''s sequence', 'ALTER SEQUENCE listener.outbox_id_seq
  WHERE s.seqrelid = to_regclass('listener.outbox_id_seq') AND s.seqcache <> 1;
 
 -- name: unfinished
-SELECT (SELECT count(*) FROM listener.outbox) + (SELECT count(*) FROM listener.message) AS n;
+SELECT (SELECT count(*) FROM listener.outbox) + (SELECT count(*) FROM listener.muted)
+       + (SELECT count(*) FROM listener.message) AS n;
 
 -- name: habits
 SELECT current_setting('fsync') AS fsync, current_setting('max_prepared_transactions')::integer AS prepared;

@@ -132,8 +132,9 @@ def test_from_plan_to_uninstall(owner: Owner) -> None:
     assert any("TRUNCATE public.Sổ quỹ" in warning for warning in verified["warnings"])
     assert changes(owner) == CAPTURED
 
+    owner.sql("SET listener.mute = 'import'; UPDATE public.orders SET status = 'muted'")
     refused = owner.listener("db", "uninstall")
-    assert refused.exit_code == 1 and "would be lost (changes and messages: 2)" in refused.output
+    assert refused.exit_code == 1 and "would be lost (changes and messages: 3)" in refused.output
     removed = owner.listener("db", "uninstall", "--yes")
     assert removed.exit_code == 0 and "nothing of listener is left" in removed.output
     assert catalogue(owner) == before
