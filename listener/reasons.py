@@ -40,6 +40,7 @@ _KNOWN = tuple(
         ("the rules have no watch {w}", "tệp quy tắc không có mục watch {w}"),
         ("could not be made into messages ({e})", "không tạo được tin từ thay đổi này ({e})"),
         ("a column that rules use is gone", "một cột mà quy tắc dùng không còn trong bảng"),
+        ("a column that rules use has another type", "một cột mà quy tắc dùng đã đổi kiểu dữ liệu"),
         # data that is not there
         ("the row has no {c}; if the table has it, run `listener db install`",
          "dữ liệu ghi nhận không có cột {c}; nếu bảng có cột này, hãy chạy `listener db install`"),

@@ -44,11 +44,13 @@ def _value(base: str | None, field: sql.Composable) -> sql.Composable:
         case "money":
             return sql.SQL("{}::pg_catalog.numeric").format(field)
         case "timestamptz":
-            # As jsonb has it, in UTC whatever the session's zone; infinity has none.
-            utc = "pg_catalog.to_jsonb(pg_catalog.timezone('UTC', {f})) OPERATOR(pg_catalog.#>>) '{{}}'"
+            # As jsonb has it, in UTC whatever the session's zone; infinity has none. Cast, for an upgrade of the ERP
+            # may make it a timestamp of another type.
+            moment = sql.SQL("{}::pg_catalog.timestamptz").format(field)
+            utc = "pg_catalog.to_jsonb(pg_catalog.timezone('UTC', {m})) OPERATOR(pg_catalog.#>>) '{{}}'"
             return sql.SQL(
-                f"CASE WHEN pg_catalog.isfinite({{f}}) THEN ({utc}){_CONCAT}'+00:00' ELSE {{f}}::pg_catalog.text END"
-            ).format(f=field)
+                f"CASE WHEN pg_catalog.isfinite({{m}}) THEN ({utc}){_CONCAT}'+00:00' ELSE {{f}}::pg_catalog.text END"
+            ).format(f=field, m=moment)
         case "bytea":
             return sql.SQL(rf"E'\\x'{_CONCAT}pg_catalog.encode({{}}, 'hex')").format(field)
         case "bpchar":

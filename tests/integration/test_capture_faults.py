@@ -52,6 +52,28 @@ async def test_a_used_column_that_goes_away_fails_no_write_and_loses_no_row(erp:
         await watch(erp)
 
 
+async def test_a_column_whose_new_type_is_written_another_way_loses_no_row(erp: Erp) -> None:
+    await erp.run("ALTER TABLE public.orders ADD paid_at timestamptz DEFAULT '2026-11-22 10:00+07', ADD mark bytea")
+    await erp.watch(table="public.orders", columns=["status"], used=["status", "paid_at", "mark"])
+    await erp.run("SET TimeZone = 'Asia/Ho_Chi_Minh'; ALTER TABLE public.orders ALTER paid_at TYPE timestamp")
+    await erp.run(PAY)
+    ((_, _, _, new),) = await erp.captured()
+    assert new is not None and new["paid_at"] == "2026-11-22T03:00:00+00:00"
+    assert await erp.failures() == 0
+    await erp.run("ALTER TABLE public.orders ALTER mark TYPE text")
+    await erp.run(PAY)
+    ((reason, op, key, _, new),) = await erp.muted()
+    assert (reason, op, key) == ("a column that rules use has another type", "update", "1")
+    assert new is not None and new["status"] == "new++"
+    assert (await erp.captured(), await erp.failures()) == ([], 1)
+
+
+async def test_what_is_muted_keeps_its_reason_when_a_column_is_gone_too(erp: Erp) -> None:
+    await erp.run("ALTER TABLE public.orders DROP phone")
+    await erp.run(f"BEGIN; SET LOCAL listener.mute = 'import'; {PAY}; COMMIT")
+    assert [reason for reason, *_ in await erp.muted()] == ["import"]
+
+
 async def test_after_the_rules_are_mended_a_renamed_column_is_captured_again(erp: Erp) -> None:
     await erp.run("ALTER TABLE public.orders RENAME status TO state")
     await erp.run("UPDATE public.orders SET state = 'x' WHERE id = 1")
