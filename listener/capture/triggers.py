@@ -221,7 +221,12 @@ class _Generator:
     def _lost_key(self) -> sql.Composable:
         """The key where a column is gone: whatever of it is left."""
         parts = [
-            sql.SQL("coalesce({arrow}, '')").format(
+            # jsonb keeps the blanks of a char(n)
+            sql.SQL(
+                "pg_catalog.rtrim(coalesce({arrow}, ''))"
+                if self.table.kinds[c].base == "bpchar"
+                else "coalesce({arrow}, '')"
+            ).format(
                 arrow=sql.SQL(", ").join(
                     sql.SQL("pg_catalog.to_jsonb({side}) OPERATOR(pg_catalog.->>) {c}").format(
                         side=sql.SQL(side), c=sql.Literal(c)

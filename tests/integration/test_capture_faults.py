@@ -68,6 +68,16 @@ async def test_a_column_whose_new_type_is_written_another_way_loses_no_row(erp: 
     assert (await erp.captured(), await erp.failures()) == ([], 1)
 
 
+async def test_the_key_of_a_row_whose_column_is_gone_is_as_it_always_was(erp: Erp) -> None:
+    await erp.run("""CREATE TABLE public.bills (no char(8), branch int, st text, gone text, PRIMARY KEY (no, branch));
+                     INSERT INTO public.bills VALUES ('HD/1', 2, 'a')""")
+    await erp.watch("bill", table="public.bills", columns=["st"], used=["st", "gone"])
+    await erp.run("UPDATE public.bills SET st = 'b'")
+    ((_, key, _, _),) = await erp.captured()
+    await erp.run("ALTER TABLE public.bills DROP gone; UPDATE public.bills SET st = 'c'")
+    assert [lost for _, _, lost, _, _ in await erp.muted()] == [key] == [r"HD\/1/2"]
+
+
 async def test_what_is_muted_keeps_its_reason_when_a_column_is_gone_too(erp: Erp) -> None:
     await erp.run("ALTER TABLE public.orders DROP phone")
     await erp.run(f"BEGIN; SET LOCAL listener.mute = 'import'; {PAY}; COMMIT")
