@@ -11,6 +11,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
 from enum import Enum, auto
 from functools import partial
 from typing import Any
+from unicodedata import normalize
 from zoneinfo import ZoneInfo
 
 from jinja2 import Undefined, pass_context
@@ -63,7 +64,9 @@ class Filters:
     """All filters and tests for one set of labels and one time zone."""
 
     def __init__(self, labels: Mapping[str, Mapping[str, str]], zone: ZoneInfo) -> None:
-        self._labels = labels
+        self._labels = {
+            name: {normalize("NFC", code): word for code, word in words.items()} for name, words in labels.items()
+        }
         self._zone = zone
         of_list = partial(Filter, Takes.LIST)
         self.filters: dict[str, Filter] = {
@@ -165,9 +168,10 @@ class Filters:
         words = self._labels.get(name)
         if words is None:
             raise unknown(f'there is no set of labels "{name}"', name, self._labels)
-        if code not in words:
+        word = words.get(normalize("NFC", code))
+        if word is None:
             raise RenderError(f'labels "{name}" have no word for "{text.shorten(code, 40)}"')
-        return words[code]
+        return word
 
     def _of(self, entry: object, path: str) -> object:
         """A column of an item, or of a row within it (`"customer.name"`)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
+from unicodedata import normalize
 
 from listener.errors import RenderError
 from listener.model import Change
@@ -132,7 +133,8 @@ def _stands(column: str, asked: ColumnChange) -> _Tests:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether a value of the file and one of a row are the same: `3` and `"3"` are, since columns may be text."""
+    """Whether a value of the file and one of a row are the same: `3` and `"3"` are, since columns may be text, and so
+    are two words that differ in nothing but their letters' marks standing apart."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other or str(one).lower() == str(other).lower()
     if isinstance(one, str) != isinstance(other, str) and one is not None and other is not None:
@@ -142,6 +144,8 @@ def same(one: Any, other: Any) -> bool:
             whole = value == value.to_integral_value()
             return text == format(value, "f") or (whole and text == format(value, ".0f"))
         return text == str(value)
+    if isinstance(one, str) and isinstance(other, str) and not (one.isascii() or other.isascii()):
+        return one == other or normalize("NFC", one) == normalize("NFC", other)
     return bool(one == other)
 
 

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 
@@ -132,6 +133,8 @@ def test_a_column_that_the_row_lacks_is_told() -> None:
         (None, "", False),
         (None, None, True),
         ("a", "A", False),
+        ("đã thu", normalize("NFD", "đã thu"), True),
+        ("đã thu", "da thu", False),
         (["a"], ["a"], True),
     ],
 )

@@ -4,6 +4,7 @@ import time
 import tracemalloc
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from unicodedata import normalize
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -15,7 +16,7 @@ from listener.sandbox import MAX_ITEMS, MAX_TEXT
 from listener.templates import MAX_SOURCE, Environment, Missing, Row, TemplateError, Text
 
 ENV = Environment(
-    labels={"order_status": {"confirmed": "đã xác nhận", "shipped": "đang giao", "1": "một"}},
+    labels={"order_status": {"confirmed": "đã xác nhận", "shipped": "đang giao", "1": "một", "đã hủy": "hủy"}},
     zone=ZoneInfo("Asia/Ho_Chi_Minh"),
 )
 NAMES: dict[str, object] = {
@@ -85,6 +86,7 @@ def test_the_sample_text() -> None:
         ("{{ new.balance | number(2) }} {{ new.amount | number(1) }}", "90.000,00 1.234.567,5"),
         ("{{ at | date }} {{ at | time }} {{ new.due | date }}", "22/11/2026 10:00 31/12/2026"),
         ("{{ new.status | label('order_status') }} {{ new.code | label('order_status') }}", "đang giao một"),
+        (f"{{{{ '{normalize('NFD', 'đã hủy')}' | label('order_status') }}}}", "hủy"),
         ("{{ new.name | unaccent }} {{ new.name | shorten(7) }}", "Dang Thi Uot Đặng..."),
         ("{{ new.note | default('không') }} {{ nobody | default('ai') }} {{ x | d('y') }}", "không ai y"),
         ("{% for line in new.lines %}{{ loop.index }}:{{ line.sku }} {% endfor %}", "1:B 2:a "),
