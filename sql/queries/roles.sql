@@ -75,7 +75,7 @@ WITH wanted(kind, part, object, rights) AS (VALUES
       FROM (VALUES ('daemon', %(daemons)s::text[]), ('reader', %(readers)s::text[])) AS p(part, names)
      CROSS JOIN LATERAL unnest(p.names) AS n(name) LEFT JOIN pg_roles r ON r.rolname = n.name
 ), lacking AS (
-    SELECT w.kind, w.object, r.name, x.privilege
+    SELECT w.kind, w.object, r.name, x.privilege, x.place
       FROM wanted w JOIN roles r USING (part) CROSS JOIN LATERAL unnest(w.rights) WITH ORDINALITY AS x(privilege, place)
       LEFT JOIN ours o ON o.kind = w.kind AND o.object = w.object
      WHERE (CASE w.kind WHEN 'SCHEMA' THEN has_schema_privilege(r.oid, o.oid, x.privilege)
@@ -93,14 +93,14 @@ WITH wanted(kind, part, object, rights) AS (VALUES
        AND NOT EXISTS (SELECT FROM wanted w JOIN roles x USING (part)
                         WHERE x.oid = g.grantee AND w.kind = o.kind AND w.object = o.object AND g.privilege_type = ANY(w.rights))
 )
-SELECT 'grant' AS step, format('%%s on %%s to %%s', string_agg(privilege, ', '), object, name) AS what,
-       format('GRANT %%s ON %%s %%s TO %%I', string_agg(privilege, ', '), kind,
+SELECT 'grant' AS step, format('%%s on %%s to %%s', string_agg(privilege, ', ' ORDER BY place), object, name) AS what,
+       format('GRANT %%s ON %%s %%s TO %%I', string_agg(privilege, ', ' ORDER BY place), kind,
               CASE kind WHEN 'SCHEMA' THEN object WHEN 'FUNCTION' THEN 'listener.' || object
                         ELSE format('listener.%%I', object) END, name) AS statement
   FROM lacking GROUP BY kind, object, name
 UNION ALL
-SELECT 'revoke', format('%%s on %%s from %%s', string_agg(privilege, ', '), object, name),
-       format('REVOKE %%s ON %%s %%s FROM %%s', string_agg(privilege, ', '), kind,
+SELECT 'revoke', format('%%s on %%s from %%s', string_agg(privilege, ', ' ORDER BY privilege), object, name),
+       format('REVOKE %%s ON %%s %%s FROM %%s', string_agg(privilege, ', ' ORDER BY privilege), kind,
               CASE kind WHEN 'SCHEMA' THEN object WHEN 'FUNCTION' THEN 'listener.' || object
                         ELSE format('listener.%%I', object) END, CASE WHEN public THEN 'PUBLIC' ELSE quote_ident(name) END)
   FROM beyond GROUP BY kind, object, name, public

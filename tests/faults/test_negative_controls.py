@@ -108,14 +108,13 @@ async def test_a_request_without_a_mark_that_is_committed_before_is_made_again(
     erp_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mark made together with the result: meanwhile, and after a crash, the message looks as if it waited."""
-    execute = psycopg.AsyncConnection.execute
 
-    async def forgetful(self: Connection, query: Any, *args: Any, **more: Any) -> Any:
-        if query == "COMMIT" and self.info.get_parameters()["application_name"] == "listener lease":
-            query = "ROLLBACK"
-        return await execute(self, query, *args, **more)
+    @asynccontextmanager
+    async def forgetful(conn: Connection) -> AsyncIterator[None]:
+        async with conn.pipeline(), psycopg.AsyncTransaction(conn, force_rollback=True):
+            yield
 
-    monkeypatch.setattr(psycopg.AsyncConnection, "execute", forgetful)
+    monkeypatch.setattr(messages, "together", forgetful)
     monkeypatch.setattr(Delivery, "offer", lambda *_: None)
     async with watched(erp_database) as bench:
         bench.world.gateway.change(latency=0.5)
