@@ -122,4 +122,4 @@ def _show(shape: dict[str, Any]) -> None:
         )
     for name, sides in shape["rules"].items():
         for reason, count in sides["new"]["reasons"].items():
-            click.echo(f"unfit by the new {name}: {count} times, {reason}")
+            click.echo(f"unfit by the new {name}: {counted(count, 'time')}, {reason}")

@@ -40,6 +40,7 @@ async def test_a_daemon_at_work_is_healthy_and_ready_and_says_nothing_personal(e
             assert (status, report["reasons"]) == (503, ["not started yet, or stopping"])
 
 
+@pytest.mark.faults
 async def test_a_database_that_is_gone_shows_within_the_minute(
     erp_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ async def test_three_replicas_share_the_work(erp_database: str) -> None:
         assert [await replica.stop() for replica in world.replicas] == [0, 0, 0]
 
 
+@pytest.mark.faults
 async def test_replicas_frozen_and_released_together_make_no_burst(erp_database: str) -> None:
     load = Load(rate=40, changes=120, threads=60)
     async with open_world(erp_database, gateway=strict(load), rules=rules_text(rate=f"{load.rate}/s")) as world:

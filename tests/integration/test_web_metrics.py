@@ -4,6 +4,7 @@ import asyncio
 import re
 from time import monotonic
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from listener.model import State
@@ -88,6 +89,7 @@ async def test_a_hundred_scrapes_a_second_ask_the_database_once(erp_database: st
         assert (await world.one(query))["n"] <= 2
 
 
+@pytest.mark.faults
 async def test_a_database_that_is_away_is_said_and_so_is_its_return(server: Server, erp_database: str) -> None:
     async with open_world(erp_database) as world, world.service() as service, person(service.address, None) as somebody:
         name = (await world.one("SELECT current_database() AS name"))["name"]

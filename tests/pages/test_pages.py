@@ -130,6 +130,7 @@ async def test_lists_move_by_themselves_and_leave_a_person_in_peace(erp_database
             await page.wait_for_selector(".said:has-text('tin sau')")
 
 
+@pytest.mark.faults
 async def test_works_when_the_stream_is_cut_and_says_so(erp_database: str) -> None:
     async with open_world(erp_database) as world, world.service(**SERVICE) as service:
         await business(world)
