@@ -111,8 +111,11 @@ async def _run(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> Non
         return
     each = DAY in parameters(watch.select)
     catch_up = watch.catch_up if watch.catch_up is not None else CATCH_UP
-    for day in due_days(now, watch.every, zone, row["last_day"], catch_up, each=each):
-        statement = await _statement(conn, rules, name, watch)
+    days = due_days(now, watch.every, zone, row["last_day"], catch_up, each=each)
+    if not days:
+        return
+    statement = await _statement(conn, rules, name, watch)
+    for day in days:
         rows = await (await conn.execute(statement, {"watch": name, DAY: day})).fetchone()
         assert rows is not None
         await conn.execute(SQL["done"], {"watch": name, "day": day})

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import psycopg
 import structlog
-from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
 from listener import limits, messages
@@ -130,7 +129,10 @@ class Matcher:
                         if terms is None:
                             await _write(conn, rules, changes, planned)
                         else:
-                            made = await _write_armed(conn, rules, changes, planned, terms)
+                            # all of it, or nothing
+                            ids = [change.id for change in changes]
+                            new = message_rows(planned.rows)
+                            made = await messages.insert_armed(conn, rules.version, new, ids, **terms)
                 if terms is not None:
                     armed = await messages.armed_by(made)
             except BaseException as error:
@@ -249,14 +251,6 @@ class Matcher:
             for place, result in zip(places, results, strict=True):
                 found[place] = result
         return found
-
-
-async def _write_armed(
-    conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan, terms: messages.Terms
-) -> AsyncCursor[DictRow]:
-    """Writes a plan on these terms, or nothing."""
-    ids = [change.id for change in changes]
-    return await messages.insert_armed(conn, rules.version, message_rows(plan.rows), ids, **terms)
 
 
 async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], plan: Plan) -> None:

@@ -97,15 +97,15 @@ async def _owners_steps(conn: Connection, capture: Capture) -> list[Difference]:
         "functions": [capture.function, "mark_move"],
         "tables": [capture.table.oid, *(oid for oid, _, _ in capture.table.partitioned)],
     }
-    grant = sql.SQL("GRANT EXECUTE ON FUNCTION {}() TO {}")
+    grant = sql.SQL("GRANT EXECUTE ON FUNCTION {function}() TO {owner}")
     return [
         Difference(
             step=Step.GRANT,
             watch=capture.watch,
             what=f"EXECUTE on {row['function']}() to {row['owner']}, to add partitions",
-            statement=grant.format(sql.Identifier("listener", row["function"]), sql.Identifier(row["owner"])).as_string(
-                conn
-            ),
+            statement=grant.format(
+                function=sql.Identifier("listener", row["function"]), owner=sql.Identifier(row["owner"])
+            ).as_string(conn),
         )
         for row in await (await conn.execute(SQL["may_not_copy"], args)).fetchall()
     ]
