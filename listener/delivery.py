@@ -19,7 +19,7 @@ from listener.caresoft import Access, CareSoft
 from listener.database import BY_INDEX, LOST, REST, Link
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.identity import Guard
-from listener.model import Lease, NotSent, Stale
+from listener.model import Lease, NotSent
 from listener.recheck import Recheck
 from listener.rules import Account
 from listener.senders import IN_FLIGHT, UNWRITTEN, Sender, Work
@@ -307,7 +307,7 @@ class Delivery:
             return sender.punctuality.in_time(age) and age < work.margin
 
         began = monotonic()
-        outcome = await self._outdated(lease) or await self._gateway.send_sms(
+        outcome = await self._recheck.outdated(lease) or await self._gateway.send_sms(
             work.access, phone=lease.phone, text=lease.text, ticket=lease.ticket, in_time=in_time
         )
         ms = round((monotonic() - began) * 1000)
@@ -317,13 +317,6 @@ class Delivery:
         sender.unwritten -= unwritten
         mark = accounts.token_print(work.access.token)
         self._outcomes.put_nowait(Result(lease=lease, outcome=outcome, ms=ms, token_print=mark))
-
-    async def _outdated(self, lease: Lease) -> Stale | NotSent | None:
-        try:
-            why = await self._recheck.stale(lease)
-        except (*LOST, OutOfReachError):
-            return NotSent(cause="the row could not be read again")
-        return Stale(reason=why) if why else None
 
     async def _settle(self, results: list[Result]) -> None:
         self._writing_since = monotonic()

@@ -170,6 +170,13 @@ class Stale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unchecked:
+    """Not a byte was written, because nobody could see whether what the message says is still true: again later."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unreachable:
     """Not a byte was written: no connection, no name, no TLS."""
 
@@ -221,6 +228,7 @@ Outcome: TypeAlias = (
     | TicketRefused
     | NotSent
     | Stale
+    | Unchecked
     | Unreachable
     | RateLimited
     | LockedOut

@@ -9,7 +9,7 @@ from psycopg import sql
 from listener import capture
 from listener.database import LOST, REST, Connection, Link
 from listener.errors import ListenerError, OutOfReachError
-from listener.model import Lease
+from listener.model import Lease, Stale, Unchecked
 from listener.rulebook import Rulebook
 from listener.settings import Settings
 
@@ -34,10 +34,11 @@ class Recheck:
     async def close(self) -> None:
         await self._link.close()
 
-    async def stale(self, lease: Lease) -> str | None:
-        """Why the message of `lease` is no longer true, in words; None when it is, or was not to be rechecked.
+    async def outdated(self, lease: Lease) -> Stale | Unchecked | None:
+        """What keeps the message of `lease` from going; None when it is still true, or was not to be rechecked.
 
-        Raises one of `LOST`, or `OutOfReachError`, when the database cannot be asked.
+        A row that cannot be read (no right, no table, no such watch in the rules) says nothing about what stands in it:
+        the message waits, until it expires, for somebody to mend that.
         """
         if lease.recheck is None:
             return None
@@ -45,15 +46,15 @@ class Recheck:
             async with self._link.use(5.0) as conn:
                 now = await self._row(conn, lease)
         except (*LOST, OutOfReachError):
-            raise
+            return Unchecked(cause="the row could not be read again")
         except psycopg.Error as error:
-            return f"recheck: the row cannot be read any more ({type(error).__name__})"
+            return Unchecked(cause=f"the row could not be read again ({type(error).__name__})")
         except ListenerError as error:
-            return f"recheck: the row cannot be read any more ({error})"
+            return Unchecked(cause=f"the row could not be read again ({error})")
         if now is None:
-            return "recheck: the row is gone"
+            return Stale(reason="recheck: the row is gone")
         changed = [column for column, value in lease.recheck.items() if now.get(column) != value]
-        return f"recheck: {', '.join(changed)} changed since" if changed else None
+        return Stale(reason=f"recheck: {', '.join(changed)} changed since") if changed else None
 
     async def _row(self, conn: Connection, lease: Lease) -> Mapping[str, Any] | None:
         rules = self._book.current

@@ -28,6 +28,7 @@ from listener.model import (
     State,
     TicketRefused,
     Unauthorized,
+    Unchecked,
     Unknown,
     Unreachable,
 )
@@ -47,6 +48,8 @@ CONFIG_PROBE = 60.0
 LOCK_OUT_MARGIN = 30.0
 # a rule that prefers a second SMS to none sends it this long after the unclear answer
 RESEND_BACKOFF = Backoff(first=5, longest=5, jitter=1)
+# while a row cannot be read again
+UNCHECKED_BACKOFF = Backoff(first=2, longest=300)
 # how long followers wait for the ticket that an unanswered message may have made
 TICKET_WAIT = 300.0
 # unclear answers in a row after which an account is probed instead of fed: by chance a gateway that swallows one answer
@@ -90,8 +93,8 @@ def settlement(result: Result, uniform: Callable[[], float] = random.random) -> 
     def becomes(state: State, outcome: str, reason: str | None, **more: object) -> dict[str, Any]:
         return row | {"state": state, "outcome": outcome, "reason": reason, "detail": reason} | more
 
-    def again(outcome: str, reason: str) -> dict[str, Any]:
-        return becomes(State.WAITING, outcome, reason, counts=False)
+    def again(outcome: str, reason: str, retry_s: float = 0.0) -> dict[str, Any]:
+        return becomes(State.WAITING, outcome, reason, counts=False, retry_s=retry_s)
 
     match result.outcome:
         case Accepted(ticket=ticket, note=note):
@@ -107,6 +110,8 @@ def settlement(result: Result, uniform: Callable[[], float] = random.random) -> 
             return becomes(State.SUPERSEDED, "not_sent", reason, counts=False)
         case NotSent(cause=cause):
             return again("not_sent", cause)
+        case Unchecked(cause=cause):
+            return again("not_sent", cause, retry_s=UNCHECKED_BACKOFF.delay(lease.permit, uniform))
         case Unreachable(cause=cause):
             return again("unreachable", cause)
         case RateLimited():
@@ -206,7 +211,7 @@ async def _settle_account(
         match result.outcome:
             case Accepted() | Rejected() | TicketRefused():
                 pass
-            case NotSent() | Stale():
+            case NotSent() | Stale() | Unchecked():
                 await accounts.probe_again(conn, account, result.lease.lease)
             case Unknown() if result.ms is None:
                 # Whoever sent it is gone, which says nothing of the account.

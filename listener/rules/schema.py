@@ -376,8 +376,10 @@ class RuleOptions(_Words):
     recheck: StrictBool = Field(
         default=False,
         description=say(
-            "Read the row again right before a late send; drop it if a column that the rule reads has changed.",
-            "Đọc lại dòng dữ liệu ngay trước khi gửi trễ; bỏ tin nếu cột mà quy tắc dùng đã đổi.",
+            "Read the row again right before a late send; drop it if a column that the rule reads has changed. While "
+            "the row cannot be read (no right, table renamed) the message waits, until it `expires`.",
+            "Đọc lại dòng dữ liệu ngay trước khi gửi trễ; bỏ tin nếu cột mà quy tắc dùng đã đổi. Không đọc lại được "
+            "(mất quyền, đổi tên bảng) thì tin chờ đến khi hết hạn `expires`.",
         ),
     )
     approved: Many[Text] = Field(

@@ -12,6 +12,7 @@ from listener.model import (
     Stale,
     TicketRefused,
     Unauthorized,
+    Unchecked,
     Unknown,
     Unreachable,
 )
@@ -36,6 +37,7 @@ TAKES: dict[str, tuple[bool, Outcome | None]] = {
     "no connection": (False, Unreachable(cause="no connection to the gateway")),
     "too late for its slot": (False, NotSent(cause="the slot was too old")),
     "outdated": (False, Stale(reason="the row says something else now")),
+    "perhaps outdated": (False, Unchecked(cause="the row could not be read again")),
     "the ticket is gone": (False, TicketRefused(reason="Ticket not found", status=400)),
 }
 # The usual answer is usual; what stops the account is rare, or nothing else would happen.

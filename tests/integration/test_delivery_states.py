@@ -8,7 +8,7 @@ import pytest
 
 from listener import messages, settling
 from listener.accounts import add
-from listener.model import Accepted, Lease, NotSent, Outcome, RateLimited, Rejected, Stale, State, Unknown
+from listener.model import Accepted, Lease, NotSent, Outcome, RateLimited, Rejected, Stale, State, Unchecked, Unknown
 from listener.settling import Result, settle
 from tests.support.world import World, open_world
 
@@ -188,7 +188,9 @@ async def test_an_answer_to_the_first_of_two_permits_saves_the_second(erp_databa
 
 
 @pytest.mark.parametrize(
-    "second", [YES, NO, LATE, GONE, RateLimited(retry_after=None), Stale(reason="old")], ids=lambda o: type(o).__name__
+    "second",
+    [YES, NO, LATE, GONE, RateLimited(retry_after=None), Stale(reason="old"), Unchecked(cause="no right")],
+    ids=lambda o: type(o).__name__,
 )
 @pytest.mark.parametrize("together", [False, True], ids=["before", "in the same batch"])
 async def test_an_answer_to_the_first_permit_counts_while_the_second_is_under_way(
@@ -211,7 +213,10 @@ async def test_an_answer_to_the_first_permit_counts_while_the_second_is_under_wa
             await tell(world, other, second)
         assert await world.states() == {"text": "accepted"}
         row = await world.one("SELECT ticket_id, attempts FROM listener.messages")
-        assert row == {"ticket_id": 7, "attempts": 1 if isinstance(second, NotSent | RateLimited | Stale) else 2}
+        assert row == {
+            "ticket_id": 7,
+            "attempts": 1 if isinstance(second, NotSent | RateLimited | Stale | Unchecked) else 2,
+        }
         assert (await world.one("SELECT lease, next_at, ticket_id FROM listener.thread")) == {
             "lease": None,
             "next_at": None,

@@ -11,6 +11,7 @@ from listener import database as connections
 from listener.database import Connection, connect
 from listener.errors import OutOfReachError
 from listener.settings import Settings
+from tests.support.roles import DAEMON, install_roles, settings_of
 from tests.support.verbs import verb
 from tests.support.world import World, open_world
 
@@ -332,6 +333,37 @@ async def test_a_database_without_a_free_connection_is_no_proof_that_a_late_mess
         async with world.service():
             await world.until("SELECT EXISTS (SELECT FROM listener.attempt WHERE detail LIKE 'the row could not be%%')")
             full = False
+            await world.settled()
+        assert await world.states() == {"told A 1": "accepted"}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "mend_it", "why"),
+    [
+        ("ALTER TABLE public.stock RENAME TO new_stock", "ALTER TABLE public.new_stock RENAME TO stock", "no table"),
+        ("ALTER TABLE public.stock RENAME phone TO tel", "ALTER TABLE public.stock RENAME tel TO phone", "no column"),
+        (
+            "REVOKE SELECT ON public.stock FROM {role}",
+            "GRANT SELECT ON public.stock TO {role}",
+            "InsufficientPrivilege",
+        ),
+    ],
+)
+async def test_a_late_message_whose_row_cannot_be_read_waits_for_somebody_to_mend_it(
+    database: str, break_it: str, mend_it: str, why: str
+) -> None:
+    async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
+        await tell_late(world, A=1)
+        await install_roles(world)
+        world.settings = settings_of(world.settings, DAEMON)
+        await world.db.execute(break_it.format(role=DAEMON).encode())
+        async with world.service():
+            await world.until("SELECT EXISTS (SELECT FROM listener.attempt WHERE detail LIKE %s)", f"%{why}%")
+            assert (await reasons(world)).keys() == {"waiting"}
+            await world.db.execute(mend_it.format(role=DAEMON).encode())
+            # not for as long as it would wait by itself
+            await world.db.execute("UPDATE listener.message SET due_at = now()")
+            await world.db.execute("UPDATE listener.thread SET next_at = now() WHERE next_at IS NOT NULL")
             await world.settled()
         assert await world.states() == {"told A 1": "accepted"}
 

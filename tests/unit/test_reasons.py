@@ -254,9 +254,8 @@ def test_pauses(outcome: RateLimited | LockedOut | Unauthorized | Unknown) -> No
             "phiếu 7 không được nhận (no; gone), gửi không kèm phiếu; CareSoft từ chối: bị từ chối với mã 400",
         ),
         (
-            "recheck: the row cannot be read any more (there is no table erp.orders; did you mean orders?)",
-            "xem lại trước khi gửi: không đọc được dòng dữ liệu nữa "
-            "(không có bảng erp.orders; có phải ý bạn là orders?)",
+            "the row could not be read again (there is no table erp.orders; did you mean orders?)",
+            "chưa đọc lại được dòng dữ liệu để xem lại (không có bảng erp.orders; có phải ý bạn là orders?)",
         ),
         (
             'new.items | map: an item has no column "nam"; did you mean "name"?',
