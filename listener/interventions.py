@@ -24,7 +24,7 @@ from listener.queries import load
 from listener.rules.judging import Found, Planned
 from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
-from listener.words import mask_numbers
+from listener.words import mask_numbers, mask_phones
 
 SQL = load("interventions")
 
@@ -125,17 +125,22 @@ async def arrived(conn: Connection, number: int, *, by: str, reason: str | None)
     return bool(rows)
 
 
-async def muted(conn: Connection, watch: str | None) -> int:
-    """How many changes were kept out of the normal flow by `listener.mute`."""
-    row = await (await conn.execute(SQL["muted"], {"watch": watch})).fetchone()
-    return int(row["n"]) if row else 0
+async def muted(conn: Connection, *, watch: str | None = None, muted_for: str | None = None) -> list[dict[str, Any]]:
+    """`{watch, reason, n, since}` of the changes that were kept out of the normal flow, by `listener.mute` or because
+    they could not be captured otherwise; the most first."""
+    return await (await conn.execute(SQL["muted"], {"watch": watch, "muted_for": muted_for})).fetchall()
 
 
-async def release_muted(conn: Connection, watch: str | None, *, by: str, reason: str | None) -> int:
-    """Lets muted changes go their normal way, as if they were made just now; those past `expires` make no SMS."""
+async def release_muted(
+    conn: Connection, *, watch: str | None, muted_for: str | None, by: str, reason: str | None
+) -> int:
+    """Lets muted changes go their normal way, with the time they were made at; those past `expires` make no SMS."""
+    only = {"watch": watch, "muted_for": muted_for}
     async with conn.transaction():
-        released = (await conn.execute(SQL["release_muted"], {"watch": watch})).rowcount
-        await audit(conn, by, "release muted", {"watch": watch} if watch else {}, released, reason)
+        released = (await conn.execute(SQL["release_muted"], only)).rowcount
+        await audit(
+            conn, by, "release muted", {k: mask_phones(v) for k, v in only.items() if v is not None}, released, reason
+        )
     return released
 
 

@@ -15,13 +15,15 @@ from listener.errors import ListenerError, UsageError
 from listener.interventions import Deed, Verb
 from listener.pauses import Scope, Target
 from listener.settings import read_settings
-from listener.words import counted
+from listener.words import counted, mask_phones
 
 _HELP = {
     Verb.RETRY: "Send again: rejected, unknown, expired or held messages, by id or by the filters of `messages`.",
     Verb.CANCEL: "Never send: waiting, held or unknown messages, by id or by the filters of `messages`.",
     Verb.RELEASE: "Let go of held messages, by id or by the filters of `messages`; with --rule also of its brake.",
 }
+# of the kinds of changes that are let go, so many are named
+_KINDS = 10
 _reason = click.option("--reason", help="Why; kept in the audit.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
@@ -35,10 +37,10 @@ def _verb(verb: Verb) -> click.Command:
     @output_option
     @asynchronous
     async def command(ids: tuple[int, ...], reason: str | None, yes: bool, output: str, **options: Any) -> None:
-        muted = options.pop("muted", False)
+        muted, muted_for = options.pop("muted", False), options.pop("muted_for", None)
         filters = chosen(options)
-        if muted:
-            await _release_muted(ids, filters, reason, yes=yes, output=output)
+        if muted or muted_for is not None:
+            await _release_muted(ids, filters, muted_for, reason, yes=yes, output=output)
             return
         if bool(ids) == bool(filters):
             raise UsageError("name the messages: either by their ids or by filters such as --rule and --state")
@@ -47,12 +49,12 @@ def _verb(verb: Verb) -> click.Command:
             picked = list(dict.fromkeys(ids))
             if ids and not yes and sys.stdin.isatty():
                 found = await overview.ids(conn, {"ids": picked})
-                _confirm(verb.value, Counter(row["state"] for row in found), yes=yes)
+                _confirm_messages(verb, found, yes=yes)
             if filters:
                 found = await interventions.candidates(conn, verb, filters)
                 picked = [row["id"] for row in found]
                 if picked:
-                    _confirm(verb.value, Counter(row["state"] for row in found), yes=yes)
+                    _confirm_messages(verb, found, yes=yes)
             by = await pauses.who(conn)
             deed = await interventions.act(conn, settings, verb, picked, by=by, reason=reason, filters=filters or None)
         _tell(deed, output)
@@ -61,39 +63,54 @@ def _verb(verb: Verb) -> click.Command:
 
     assert isinstance(command, click.Command)
     if verb is Verb.RELEASE:
-        muted = "Let go of changes made under `listener.mute` instead; with --watch only of one watch."
+        muted = "Let go of changes that were kept out instead; with --watch only of one watch."
         command.params.append(click.Option(["--muted"], is_flag=True, help=muted))
+        muted_for = "Only changes that were kept out for this reason, as `listener.mute` had it."
+        command.params.append(click.Option(["--muted-for"], help=muted_for))
     return command
 
 
 async def _release_muted(
-    ids: tuple[int, ...], filters: dict[str, object], reason: str | None, *, yes: bool, output: str
+    ids: tuple[int, ...],
+    filters: dict[str, object],
+    muted_for: str | None,
+    reason: str | None,
+    *,
+    yes: bool,
+    output: str,
 ) -> None:
     if ids or set(filters) - {"watch"}:
-        raise UsageError("--muted is about changes, not messages: only --watch can go with it")
+        raise UsageError("--muted is about changes, not messages: only --watch and --muted-for can go with it")
     watch = str(filters["watch"]) if "watch" in filters else None
+    n = 0
     async with await connect(read_settings(), "act") as conn:
-        if n := await interventions.muted(conn, watch):
-            _confirm("release", Counter({"muted": n}), yes=yes, thing="change")
-            n = await interventions.release_muted(conn, watch, by=await pauses.who(conn), reason=reason)
+        if kinds := await interventions.muted(conn, watch=watch, muted_for=muted_for):
+            shown = [f"{kind['n']} of {kind['watch']} ({mask_phones(kind['reason'])})" for kind in kinds[:_KINDS]]
+            more = [f"{len(kinds) - _KINDS} more reasons"] if len(kinds) > _KINDS else []
+            _confirm(f"release {counted(sum(kind['n'] for kind in kinds), 'change')}", [*shown, *more], yes=yes)
+            by = await pauses.who(conn)
+            n = await interventions.release_muted(conn, watch=watch, muted_for=muted_for, by=by, reason=reason)
     if output == "json":
         print_json({"verb": "release", "changed": n, "ids": [], "skipped": []})
     else:
         click.echo(f"release: {counted(n, 'muted change')}")
 
 
-def _confirm(what: str, states: "Counter[str]", *, yes: bool, thing: str = "message") -> None:
-    """Shows how many and asks, on a terminal. Raises `UsageError` where nobody can answer."""
-    counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
-    warning = (
-        " (unknown ones were perhaps sent: a second SMS is possible)" if what == "retry" and states["unknown"] else ""
-    )
-    many = counted(states.total(), thing)
-    click.echo(f"{what} {many}: {counts}{warning}", err=True)
+def _confirm_messages(verb: Verb, found: list[dict[str, Any]], *, yes: bool) -> None:
+    states = Counter(row["state"] for row in found)
+    doubt = verb is Verb.RETRY and states["unknown"]
+    warning = " (unknown ones were perhaps sent: a second SMS is possible)" if doubt else ""
+    parts = [f"{n} {state}" for state, n in sorted(states.items())]
+    _confirm(f"{verb.value} {counted(len(found), 'message')}", parts, warning, yes=yes)
+
+
+def _confirm(deed: str, parts: list[str], warning: str = "", *, yes: bool) -> None:
+    """Shows how many of what and asks, on a terminal. Raises `UsageError` where nobody can answer."""
+    click.echo(f"{deed}: {', '.join(parts)}{warning}", err=True)
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"{what}: nobody is there to confirm {many}; add --yes")
+        raise UsageError(f"{deed}: nobody is there to confirm; add --yes")
     click.confirm("go on?", abort=True, err=True)
 
 

@@ -82,11 +82,13 @@ class Interventions:
         return _back(f"released={len(deed.done)}")
 
     async def release_muted(self, request: web.Request) -> web.StreamResponse:
-        """Lets the changes go their way that `listener.mute` kept out."""
+        """Lets the changes of one watch go their way that were kept out for one reason."""
         session, form = await _deed(request)
-        reason = forms.reason(form)
+        if "watch" not in form or "muted_for" not in form:
+            raise web.HTTPBadRequest
+        only, reason = {name: form[name] for name in ("watch", "muted_for")}, forms.reason(form)
         async with self._store.acting() as conn:
-            released = await release_muted(conn, None, by=session.who, reason=reason)
+            released = await release_muted(conn, **only, by=session.who, reason=reason)
         return _back(f"unmuted={released}")
 
     async def seen(self, request: web.Request) -> web.StreamResponse:
@@ -116,7 +118,7 @@ class Interventions:
         async with self._store.reading() as conn:
             now = await pauses.pauses(conn)
             brakes = await overview.brakes(conn)
-            kept_out = await muted(conn, None)
+            kept_out = await muted(conn)
             names = [row["name"] for row in await accounts.all_accounts(conn)]
             rules = await overview.rules_in_force(conn)
         done = next(
@@ -128,7 +130,8 @@ class Interventions:
             code=400 if fault else 200,
             pauses=now,
             brakes=brakes,
-            muted=kept_out,
+            muted=kept_out[:_ITEMS],
+            more_muted=len(kept_out) > _ITEMS,
             accounts=names,
             rules=sorted(rules.rules.rules) if rules else [],
             spans=list(SPANS),

@@ -428,10 +428,16 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "done_resumed": ("Đã cho chạy lại; {n} tin được gửi tiếp.", "Resumed; messages that go on: {n}."),
     "done_released": ("Đã mở phanh; {n} tin được gửi tiếp.", "Released; messages that go on: {n}."),
     "muted_hint": (
-        "Một đợt nhập dữ liệu đã tắt tiếng chúng (listener.mute). Nếu đợt đó không cần gửi tin thì không phải làm gì.",
-        "An import kept them out (listener.mute). If it was to send nothing, nothing needs to be done.",
+        "Những thay đổi này không đi theo luồng bình thường vì lý do ghi bên dưới. Nếu là một đợt nhập dữ liệu không "
+        "cần gửi tin (listener.mute) thì không phải làm gì.",
+        "These changes were kept out of the normal flow for the reason given. If that is an import that was to send "
+        "nothing (listener.mute), nothing needs to be done.",
     ),
-    "muted_n": ("{n} thay đổi", "Changes: {n}"),
+    "muted_n": ("{n} thay đổi, từ {since}", "changes: {n}, since {since}"),
+    "muted_more": (
+        "Còn những lý do khác; xem và cho đi tiếp bằng lệnh `listener release --muted`.",
+        "There are more reasons; see them and let them go with `listener release --muted`.",
+    ),
     "muted_ask": (
         "Cho {n} thay đổi này đi tiếp như bình thường? Tin của chúng sẽ được gửi.",
         "Let these changes ({n}) go their normal way? Their messages will be sent.",
@@ -454,6 +460,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "w_id": ("tin số", "message"),
     "w_rule": ("quy tắc", "rule"),
     "w_watch": ("mục theo dõi", "watch"),
+    "w_muted_for": ("lý do bị giữ ngoài luồng", "kept out for"),
     "w_state": ("trạng thái", "state"),
     "w_key": ("mã", "key"),
     "w_thread": ("chuỗi tin", "thread"),

@@ -208,15 +208,18 @@ SELECT t.id FROM listener.thread t
 UPDATE listener.message SET state = 'waiting', reason = NULL WHERE held_by = ANY(%(pauses)s::bigint[]) RETURNING thread_id, state;
 
 -- name: muted
--- What can be released: not what `ticket.save` wrote, which is to trigger no rule.
-SELECT count(*) AS n FROM listener.muted
- WHERE reason <> 'ticket.save' AND (%(watch)s::text IS NULL OR watch = %(watch)s);
+-- What can be released, the most first: not what `ticket.save` wrote, which is to trigger no rule.
+SELECT watch, reason, count(*) AS n, min(at) AS since FROM listener.muted
+ WHERE reason <> 'ticket.save' AND (%(watch)s::text IS NULL OR watch = %(watch)s)
+   AND (%(muted_for)s::text IS NULL OR reason = %(muted_for)s)
+ GROUP BY watch, reason ORDER BY n DESC, watch, reason;
 
 -- name: release_muted
 -- Muted changes join the normal flow, in their order and with the time at which they were made.
 WITH gone AS (
     DELETE FROM listener.muted
      WHERE reason <> 'ticket.save' AND (%(watch)s::text IS NULL OR watch = %(watch)s)
+       AND (%(muted_for)s::text IS NULL OR reason = %(muted_for)s)
     RETURNING *
 )
 INSERT INTO listener.outbox (watch, op, key, old, new, at)

@@ -300,9 +300,33 @@ async def test_muted_changes_are_released_by_a_person_in_their_order(database: s
         assert (asked.code, await world.rows("SELECT FROM listener.outbox")) == (2, [])
         assert (await say(world, "release", "--muted", "--watch", "other", "--yes")).out == "release: 0 muted changes\n"
         assert (await say(world, "release", "--muted", "--rule", "note", "--yes")).code == 2
+        assert "release 2 changes: 2 of note (import)" in asked.err
         done = await say(world, "release", "--muted", "--yes", "--reason", "they want it after all")
         assert (done.code, done.out) == (0, "release: 2 muted changes\n")
         await world.once()
         assert world.arrived() == ["first", "second"]
         audit = await world.one("SELECT verb, count, reason FROM listener.audit WHERE count > 0")
         assert audit == {"verb": "release muted", "count": 2, "reason": "they want it after all"}
+
+
+async def test_what_one_reason_kept_out_is_released_and_an_import_is_not(database: str) -> None:
+    """What could not be captured is to go on; nobody is to get an SMS of the import beside it."""
+    async with open_world(database) as world:
+        for reason, topic in (
+            ("import of 0912345678", "a"),
+            ("import of 0912345678", "b"),
+            ("the outbox was locked", "c"),
+        ):
+            async with world.db.transaction():
+                await world.db.execute("SELECT set_config('listener.mute', %s, true)", [reason])
+                await world.note(topic, f"about {topic}")
+        asked = await say(world, "release", "--muted")
+        assert "release 3 changes: 2 of note (import of 091***678), 1 of note (the outbox was locked)" in asked.err
+        none = await say(world, "release", "--muted-for", "another", "--yes", "-o", "json")
+        assert json.loads(none.out)["changed"] == 0
+        done = await say(world, "release", "--muted-for", "the outbox was locked", "--yes")
+        assert (done.code, done.out) == (0, "release: 1 muted change\n")
+        await world.once()
+        assert world.arrived() == ["about c"]
+        audit = await world.rows("SELECT what, count FROM listener.audit ORDER BY id DESC LIMIT 1")
+        assert audit == [{"what": {"muted_for": "the outbox was locked"}, "count": 1}]

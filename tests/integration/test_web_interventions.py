@@ -70,12 +70,21 @@ async def test_muted_changes_are_let_go(erp_database: str) -> None:
         async with world.db.transaction():
             await world.db.execute("SET LOCAL listener.mute = 'import'")
             await world.note("a", "one")
-        assert "1 thay đổi" in html.unescape((await somebody.get("/interventions")).text)
+        async with world.db.transaction():
+            await world.db.execute("SET LOCAL listener.mute = 'the outbox was locked'")
+            await world.note("b", "two")
+        shown = html.unescape((await somebody.get("/interventions")).text)
+        assert "1 thay đổi" in shown
+        assert "import" in shown
+        assert "hộp chờ (outbox) bị khóa" in shown
         assert world.arrived() == []
-        done = await somebody.post("/interventions/release-muted", {"reason": "meant so"})
-        assert done.headers["Location"] == "/interventions?unmuted=1"
-        await world.settled()
-        assert world.arrived() == ["one"]
+        assert (await somebody.post("/interventions/release-muted", {"reason": "which?"})).status == 400
+        for muted_for, arrived in (("the outbox was locked", ["two"]), ("import", ["two", "one"])):
+            form = {"watch": "note", "muted_for": muted_for, "reason": "meant so"}
+            done = await somebody.post("/interventions/release-muted", form)
+            assert done.headers["Location"] == "/interventions?unmuted=1"
+            await world.settled()
+            assert world.arrived() == arrived
         assert "cho thay đổi tắt tiếng đi tiếp" in html.unescape((await somebody.get("/audit")).text)
         assert "tắt tiếng" not in html.unescape((await somebody.get("/interventions")).text)
 
