@@ -13,6 +13,7 @@ from decimal import Context as Arithmetic
 from decimal import Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 from functools import cache, partial
 from typing import Any
+from unicodedata import normalize
 from zoneinfo import ZoneInfo
 
 from jinja2 import Undefined, pass_context
@@ -149,6 +150,10 @@ _TIME_FIELDS = frozenset({"hour", "minute", "second"})
 
 
 def nested(value: object) -> object:
+    """A value of a row as templates see it: an object is a Row, and letters have their marks in them (NFC), as people
+    type them in rules."""
+    if isinstance(value, str) and not value.isascii():
+        return normalize("NFC", value)
     return Row(value) if isinstance(value, dict) else value
 
 

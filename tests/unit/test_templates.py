@@ -121,6 +121,22 @@ def test_text(source: str, want: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "when",
+    [
+        "new.status == 'đã thu'",
+        "new.status in ['đã hủy', 'đã thu']",
+        "'thu' in new.status and new.status | length == 6",
+        "new.states[0] == 'đã thu' and new.more.status == 'đã thu'",
+        "new.rows | map(attribute='status') | first == 'đã thu'",
+    ],
+)
+def test_a_word_is_the_same_when_the_erp_keeps_its_marks_apart(when: str) -> None:
+    apart = normalize("NFD", "đã thu")
+    row = {"status": apart, "states": [apart], "more": {"status": apart}, "rows": [{"status": apart}]}
+    assert ENV.compile_expression(when).evaluate({"new": Row(row)}) is True
+
+
+@pytest.mark.parametrize(
     ("source", "want"),
     [
         ("new.balance * 0.1", Decimal("9000.000")),
