@@ -56,6 +56,7 @@ def warnings(document: Source, rules: Rules) -> list[Fault]:
         *(warning for rule in rules.rules.values() if rule.enabled for warning in _text(document, rule)),
         *_overlaps(document, rules),
         *_superseding_nothing(document, rules),
+        *_rechecking_nothing(document, rules),
         *_untested(document, rules),
     ]
     return sorted(found)
@@ -90,6 +91,15 @@ def _superseding_nothing(document: Source, rules: Rules) -> Iterator[Fault]:
                 hint = "right only if messages of a rule that was taken out may still wait; else mend the name"
                 message = f"there is no rule {name} whose messages could give way"
                 yield document.fault((*keys, "supersedes", index), message, hint)
+
+
+def _rechecking_nothing(document: Source, rules: Rules) -> Iterator[Fault]:
+    for name, rule in rules.rules.items():
+        if rule.recheck and not rules.defaults.recheck and rules.watch[rule.on].table is None:
+            message = (
+                f"recheck does nothing here: what the select of {rule.on} finds is no row that could be read again"
+            )
+            yield document.fault(("rules", name, "recheck"), message, "remove it")
 
 
 def _untested(document: Source, rules: Rules) -> Iterator[Fault]:

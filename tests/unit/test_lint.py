@@ -374,6 +374,15 @@ def test_a_rule_that_could_give_way_but_does_not_exist_is_named() -> None:
     assert lint({"supersedes": ["r2"]}, {"to": "new.phone"}) == []
 
 
+@pytest.mark.parametrize("recheck", [True, False])
+def test_a_recheck_of_what_no_table_holds_is_named(recheck: bool) -> None:
+    by_date = 'every: "08:00", key: no, select: SELECT no FROM public.bills WHERE due = %(day)s'
+    text = file({"on": "due", "to": "'0912345678'", "text": "ACME: {{ key }}", "recheck": recheck})
+    document = load(text.replace("rules:", f"  due: {{{by_date}}}\nrules:"), "rules.yaml")
+    told = [warning.message.split(":")[0] for warning in warnings(document, build(document))]
+    assert ("recheck does nothing here" in told) == recheck
+
+
 def test_each_link_of_a_text_is_named() -> None:
     told = say("Xem zalo.me/123 va www.acme.example, zalo.me/123")
     assert told.count("is a link") == 2
