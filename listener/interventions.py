@@ -102,7 +102,9 @@ async def act(
         if verb is Verb.RELEASE and filters and filters.get("rule"):
             # Whoever releases a rule's messages lets go of its brake too, or the next one is held again.
             await conn.execute(SQL["release_brakes"], {"rule": filters["rule"]})
-        await conn.execute(SQL["requeue"], {"threads": threads, "wait": verb is Verb.RELEASE})
+        if verb is not Verb.RELEASE:
+            await conn.execute(SQL["end_ticket_wait"], {"threads": threads})
+        await messages.requeue(conn, threads)
         await _explain(conn, verb, ids, deed)
         what = overview.masked_filters(filters) if filters else {"ids": list(ids)[:1000]}
         await audit(conn, by, verb.value, what, len(deed.done), reason)
@@ -120,7 +122,8 @@ async def arrived(conn: Connection, number: int, *, by: str, reason: str | None)
         await conn.execute(SQL["my_turn"], {})
         threads = [row["id"] for row in await (await conn.execute(SQL["lock_threads"], args)).fetchall()]
         rows = await (await conn.execute(SQL["arrived"], args)).fetchall()
-        await conn.execute(SQL["requeue"], {"threads": threads, "wait": False})
+        await conn.execute(SQL["end_ticket_wait"], {"threads": threads})
+        await messages.requeue(conn, threads)
         await audit(conn, by, "arrived", {"ids": [number]}, len(rows), reason)
     return bool(rows)
 

@@ -210,8 +210,13 @@ async def insert(conn: Connection, version: int, rows: Sequence[dict[str, Any]])
 
 
 async def wake_threads(conn: Connection, threads: Collection[tuple[str, str]]) -> None:
-    """Puts locked threads in the queue, or out of it, by what waits in them now."""
+    """Puts locked threads (account, name) in the queue, or out of it, by what waits in them now."""
     await conn.execute(SQL["wake_threads_by_name"], _by_name(threads))
+
+
+async def requeue(conn: Connection, threads: Sequence[int]) -> None:
+    """As `wake_threads`, by id."""
+    await conn.execute(SQL["requeue_threads"], {"threads": threads})
 
 
 def _by_name(threads: Collection[tuple[str, str]]) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from datetime import MAXYEAR, datetime
 from enum import StrEnum
 from typing import Any
 
-from listener import accounts, phones
+from listener import accounts, messages, phones
 from listener.database import Connection
 from listener.errors import ListenerError
 from listener.queries import load
@@ -197,8 +197,7 @@ async def _let_on(conn: Connection, numbers: list[int]) -> int:
 
 
 async def _requeue(conn: Connection, rows: list[dict[str, Any]]) -> None:
-    threads = sorted({row["thread_id"] for row in rows})
-    await conn.execute(SQL["requeue"], {"threads": threads, "wait": True})
+    await messages.requeue(conn, sorted({row["thread_id"] for row in rows}))
 
 
 async def _stop_accounts(conn: Connection) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from listener import phones
+from listener import messages, phones
 from listener.database import Connection
 from listener.pauses import audit
 from listener.queries import load
@@ -56,7 +56,7 @@ async def forget(conn: Connection, phone: str, *, by: str, reason: str | None) -
         for table in ("changes", "outbox", "muted", "messages", "attempts", "saves", "threads"):
             cursor = await conn.execute(SQL[f"forget_{table}"], args)
             done.removed[table] = cursor.rowcount
-        await conn.execute(DEEDS["requeue"], {"threads": threads, "wait": True})
+        await messages.requeue(conn, threads)
         await _left(conn, args, done)
         count = sum(done.removed.values())
         await audit(conn, by, "forget", {"phone": phones.mask_phone(phone)}, count, reason)
@@ -75,7 +75,7 @@ async def suppress(conn: Connection, phone: str, *, by: str, reason: str) -> int
         threads = [row["id"] for row in await _rows_of(conn, DEEDS["lock_paused_threads"], paused)]
         ids = [row["id"] for row in await _rows(conn, "not_sent_yet", args)]
         cancelled = await _rows_of(conn, DEEDS["cancel"], {**args, "ids": ids})
-        await conn.execute(DEEDS["requeue"], {"threads": threads, "wait": True})
+        await messages.requeue(conn, threads)
         await audit(conn, by, "suppress", {"phone": phones.mask_phone(phone)}, len(cancelled), reason)
     return len(cancelled)
 

@@ -23,14 +23,10 @@ SELECT t.id FROM listener.thread t
                  WHERE f.id = ANY(%(ids)s::bigint[]) AND f.state IN ('rejected', 'expired'))
  ORDER BY t.id FOR UPDATE;
 
--- name: requeue
--- Threads by their next message again. A thread that is leased is put back by whoever settles it.
-UPDATE listener.thread t
-   SET next_at = greatest(h.due_at, CASE WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL AND %(wait)s THEN t.ticket_wait_until END),
-       priority = coalesce(h.priority, t.priority),
-       ticket_wait_until = CASE WHEN %(wait)s THEN t.ticket_wait_until END
-  FROM listener.thread x LEFT JOIN LATERAL listener.head(x.id) AS h ON true
- WHERE t.id = x.id AND x.id = ANY(%(threads)s::bigint[]) AND t.lease IS NULL;
+-- name: end_ticket_wait
+-- Somebody has decided: nobody in these threads waits any longer for the ticket that an unclear message may have made.
+UPDATE listener.thread SET ticket_wait_until = NULL
+ WHERE id = ANY(%(threads)s::bigint[]) AND lease IS NULL AND ticket_wait_until IS NOT NULL;
 
 -- name: retry
 -- Once more, now, with its time to live begun anew. What a pause holds stays with it; what is unclear comes to it.

@@ -58,8 +58,8 @@ SELECT nextval('listener.message_id'), m.change_id, m.rule, %(version)s, m.watch
 UPDATE listener.thread t
    SET next_at = w.next_at, priority = w.priority
   FROM (SELECT t.id, coalesce(h.priority, t.priority) AS priority,
-               CASE WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL THEN greatest(h.due_at, t.ticket_wait_until)
-                    ELSE h.due_at END AS next_at
+               CASE WHEN t.ticket_id IS NULL AND h.ticket_own IS NULL AND h.due_at IS NOT NULL
+                    THEN greatest(h.due_at, t.ticket_wait_until) ELSE h.due_at END AS next_at
           FROM (SELECT DISTINCT * FROM unnest(%(accounts)s::text[], %(names)s::text[])) AS n(account, name)
           JOIN listener.thread t ON t.account = n.account AND t.name = n.name
           LEFT JOIN LATERAL listener.head(t.id) AS h ON true) AS w

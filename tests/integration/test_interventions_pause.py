@@ -211,3 +211,21 @@ async def test_what_cannot_be_meant_is_refused(erp_database: str, words: Sequenc
         assert said.code == code, said.err
         assert why in said.err
         assert await world.rows("SELECT FROM listener.audit") == []
+
+
+async def test_a_thread_in_which_nothing_waits_is_not_in_the_queue(erp_database: str) -> None:
+    """Neither after a pause nor after a match, though an unclear message may still bring the thread's ticket."""
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER)))
+        for body in ("unclear", "follows"):
+            await world.note("a", body)
+            await world.once()
+        assert await world.states() == {"unclear": "unknown", "follows": "waiting"}
+        assert (await say(world, "pause", "--rule", "note", "--reason", "wrong text")).code == 0
+        assert await world.one("SELECT next_at FROM listener.thread") == {"next_at": None}
+        await world.note("a", "held as it is made")
+        await world.once()
+        assert await world.one("SELECT next_at FROM listener.thread") == {"next_at": None}
+        # What it waits for holds for those that wait again.
+        assert (await say(world, "resume", "--rule", "note")).code == 0
+        assert await world.one("SELECT next_at = ticket_wait_until AS waits FROM listener.thread") == {"waits": True}
