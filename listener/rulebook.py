@@ -43,7 +43,8 @@ class Rulebook:
         self._settings = settings
         # digest of the file's text when it was last looked at, good or bad
         self._seen = seen
-        self._stamp: tuple[int, ...] = ()
+        # as `_stamp` gave it then; None: not looked at yet
+        self._stamp: tuple[int, ...] | None = None
         # good rules whose triggers are not there yet
         self._candidate: RuleSet | None = None
         self._link = link
@@ -113,8 +114,11 @@ class Rulebook:
                 log.error(
                     "rules_refused", faults=len(error.faults), first=str(error.faults[0]), kept=self.current.version
                 )
+                # Until that is written down the file is looked at anew, or nobody would see its faults.
+                self._stamp, self._seen = None, ""
                 async with self._link.use() as conn:
                     await conn.execute(SQL["broken"], {"faults": to_json(asdict(f) for f in error.faults)})
+                self._stamp, self._seen = stamp, digest
 
     async def _bring_into_force(self, rules: RuleSet, source: str) -> None:
         """Only once every trigger captures what these rules need; until then it is tried at every look."""

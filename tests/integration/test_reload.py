@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from listener import rulebook
+from listener.database import Link, connect
 from listener.errors import RulesError
 from tests.support.world import World, open_world, rules_text
 
@@ -44,6 +46,31 @@ async def test_a_broken_file_changes_nothing_and_is_loud(database: str) -> None:
         world.use_rules(rules_text())
         service.reload.set()
         await world.until("SELECT faults = '[]' AND rules_version = 1 FROM listener.fleet", seconds=5)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_faults_that_cannot_be_written_down_at_once_are_written_down_later(
+    database: str, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    monkeypatch.setattr(rulebook, "POLL", 0.02)
+    stopping = asyncio.Event()
+    async with open_world(database) as world:
+        link = Link(world.settings, "upkeep", lock_timeout="50ms")
+        polling = asyncio.create_task(
+            (await rulebook.open_rulebook(world.settings, link)).run(stopping, asyncio.Event())
+        )
+        try:
+            async with await connect(world.settings, "other") as other, other.transaction():
+                await other.execute("LOCK TABLE listener.fleet IN EXCLUSIVE MODE")
+                world.settings.rules.unlink() if gone else world.use_rules(BROKEN)
+                waits = "EXISTS (SELECT FROM pg_locks WHERE relation = 'listener.fleet'::regclass AND NOT granted)"
+                await world.until(f"SELECT {waits}", seconds=5)
+                await world.until(f"SELECT NOT {waits}", seconds=5)
+            await world.until("SELECT faults <> '[]' FROM listener.fleet", seconds=5)
+        finally:
+            stopping.set()
+            await polling
+            await link.close()
 
 
 async def test_an_account_without_a_token_is_refused_until_the_token_is_there(database: str) -> None:
