@@ -1,7 +1,7 @@
 -- What the page asks beside sql/queries/views.sql.
 
 -- name: hours
--- How many messages of the last 24 hours ended how, by hour and rule's state; unclear ones by when they were made.
+-- How many messages of the last 24 hours ended how, by hour; unclear ones by when they were made.
 SELECT hour, state, sum(n)::bigint AS n FROM listener.tally
  WHERE hour > clock_timestamp() - interval '24 hours' GROUP BY hour, state
 UNION ALL
@@ -32,6 +32,9 @@ SELECT (SELECT count(*) FROM listener.outbox) AS outbox,
        (SELECT max(id) FROM listener.audit) AS deeds,
        (SELECT jsonb_agg(id ORDER BY id) FROM listener.pause) AS pauses,
        (SELECT jsonb_agg(rule ORDER BY rule) FROM listener.brake) AS brakes,
+       (SELECT max(id) FROM listener.muted) AS muted,
+       (SELECT jsonb_agg(jsonb_build_array(watch, failure) ORDER BY watch) FROM listener.calendar
+         WHERE failure IS NOT NULL) AS failing_selects,
        (SELECT count(*) FROM listener.replica WHERE seen_at > clock_timestamp() - interval '30 s') AS replicas,
        (SELECT last_value FROM listener.capture_failures) AS capture_failures;
 

@@ -3,12 +3,13 @@
 import asyncio
 import html
 import re
+from typing import LiteralString
 
 import pytest
 
 from listener.model import Mode
 from listener.simulator.gateway import Port
-from listener.web import overview_page
+from listener.web import overview_page, store
 from tests.support.browser import ADMIN, Person, page_of, person
 from tests.support.world import PATIENCE, open_world
 
@@ -102,3 +103,19 @@ async def test_shadow_mode_is_said(erp_database: str) -> None:
         await world.note("a", "one")
         await world.until("SELECT state = 'shadow' FROM listener.messages")
         assert "chạy thử" in (await somebody.get("/messages")).text
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        "INSERT INTO listener.muted (watch, op, key, reason) VALUES ('note', 'insert', 'a', 'import')",
+        """INSERT INTO listener.calendar (watch, last_day, failing_since, failure)
+           VALUES ('birthday', current_date, now(), 'UndefinedTable 42P01')""",
+    ],
+)
+async def test_what_no_message_tells_of_moves_the_page_too(erp_database: str, happens: LiteralString) -> None:
+    async with open_world(erp_database) as world:
+        before = await store.first(world.db, "pulse")
+        assert await store.first(world.db, "pulse") == before
+        await world.db.execute(happens)
+        assert await store.first(world.db, "pulse") != before
