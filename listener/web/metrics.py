@@ -83,13 +83,13 @@ class Metrics:
         try:
             figures = await self._overview.figures()
             async with self._store.reading() as conn:
-                ages = await store.first(conn, "ages")
+                oldest_unknown = await store.first(conn, "oldest_unknown")
                 ended = {row["state"]: row for row in await store.rows(conn, "ended")}
                 kinds = {row["name"]: row["kind"] for row in await store.rows(conn, "stopped_accounts")}
         except (psycopg.Error, OutOfReachError) as error:
             log.warning("metrics_without_database", error=describe(error))
             return None
-        return {**figures, "ages": ages, "ended": ended, "kinds": kinds}
+        return {**figures, "oldest_unknown_s": oldest_unknown["seconds"], "ended": ended, "kinds": kinds}
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +126,7 @@ def _fleet(figures: Mapping[str, Any] | None, mode: Mode) -> Iterator[Metric]:
     yield _gauge("database_up", "1 while the database answers.", figures is not None)
     if figures is None:
         return
-    status, ages, ended = figures["status"], figures["ages"], figures["ended"]
+    status, ended = figures["status"], figures["ended"]
     yield _by(
         "messages",
         "Messages that are not finished.",
@@ -141,11 +141,11 @@ def _fleet(figures: Mapping[str, Any] | None, mode: Mode) -> Iterator[Metric]:
     yield _by("parts_finished", "SMS parts of them.", "state", {s: ended.get(s, none)["parts"] for s in over})
     yield _gauge("oldest_waiting_seconds", "Age of the oldest message not sent.", status["oldest_waiting_s"] or 0)
     yield _gauge("oldest_due_seconds", "How long it is due that nothing stops.", status["oldest_due_s"] or 0)
-    yield _gauge("oldest_unknown_seconds", "Age of the oldest unclear message.", ages["unknown_s"] or 0)
+    yield _gauge("oldest_unknown_seconds", "Age of the oldest unclear message.", figures["oldest_unknown_s"] or 0)
     eta = float("inf") if status["eta_s"] is None else status["eta_s"]
     yield _gauge("backlog_eta_seconds", "Until all is sent; +Inf while a pause has no end.", eta)
     yield _gauge("outbox_changes", "Changes to be matched.", status["outbox"])
-    yield _gauge("outbox_oldest_seconds", "Age of the oldest of them.", ages["outbox_s"] or 0)
+    yield _gauge("outbox_oldest_seconds", "Age of the oldest of them.", status["outbox_oldest_s"] or 0)
     yield _gauge("muted_changes", "Changes kept out by listener.mute.", status["muted"])
     yield CounterMetricFamily("listener_capture_failures", "Captures that failed.", value=status["capture_failures"])
     yield _gauge("replicas", "Replicas alive.", status["replicas"])

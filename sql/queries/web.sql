@@ -116,9 +116,8 @@ SELECT at, who, verb, reason FROM listener.audit WHERE what @> jsonb_build_objec
 -- name: audit
 SELECT id, at, who, verb, what, count, reason FROM listener.audit WHERE id < %(before)s ORDER BY id DESC LIMIT %(limit)s;
 
--- name: ages
-SELECT (SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8 FROM listener.message WHERE state = 'unknown') AS unknown_s,
-       (SELECT extract(epoch FROM clock_timestamp() - min(at))::float8 FROM listener.outbox) AS outbox_s;
+-- name: oldest_unknown
+SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8 AS seconds FROM listener.message WHERE state = 'unknown';
 
 -- name: ended
 SELECT state, sum(n)::bigint AS n, sum(parts)::bigint AS parts FROM listener.tally GROUP BY state;

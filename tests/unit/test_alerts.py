@@ -82,7 +82,7 @@ def exported() -> dict[str, dict[str, set[str]]]:
             capture_failures=0,
             rules={"version": 1, "ok": True, "faults": []},
         ),
-        "ages": {"unknown_s": None, "outbox_s": None},
+        "oldest_unknown_s": None,
         "ended": {},
         "kinds": {},
         "gaps": [],
