@@ -42,7 +42,6 @@ class Reason(StrEnum):
     UNASSIGNED_RANGE = "unassigned_range"
     FOREIGN = "foreign"
     OLD_11_DIGIT = "old_11_digit"
-    BLOCKED = "blocked"
 
 
 _SENTENCES = {
@@ -55,7 +54,6 @@ _SENTENCES = {
     Reason.UNASSIGNED_RANGE: "no carrier has been given this range of numbers",
     Reason.FOREIGN: "this is a number of another country",
     Reason.OLD_11_DIGIT: "this old 11-digit number was replaced in 2018 and may be someone else's now",
-    Reason.BLOCKED: "the number is on the block list",
 }
 
 
@@ -87,15 +85,14 @@ def mask_phone(phone: str) -> str:
     return f"{digits[:3]}***{digits[-3:]}" if len(digits) >= 9 else "***"
 
 
-def normalise(value: object, *, migrate_old: bool = False, block: frozenset[str] = frozenset()) -> Phone | BadPhone:
+def normalise(value: object, *, migrate_old: bool = False) -> Phone | BadPhone:
     """Turn a value of an ERP column (text, or a whole number that lost its leading 0) into a number to text.
 
-    `migrate_old` rewrites an old 11-digit number instead of refusing it; `block` holds numbers as `0` + 9 digits.
-    Never raises.
+    `migrate_old` rewrites an old 11-digit number instead of refusing it. Never raises.
     """
     # To a cache 1 and True are one value, and a long text may be of any size.
     remembered = isinstance(value, str) and len(value) <= _MAX_LENGTH
-    return (_known if remembered else _normalised)(value, migrate_old, block)
+    return (_known if remembered else _normalised)(value, migrate_old)
 
 
 def mask_value(value: str) -> str:
@@ -104,7 +101,7 @@ def mask_value(value: str) -> str:
     return mask_phone(value) if alone else mask_phones(value)
 
 
-def _normalised(value: object, migrate_old: bool, block: frozenset[str]) -> Phone | BadPhone:
+def _normalised(value: object, migrate_old: bool) -> Phone | BadPhone:
     written = _written(value)
     if isinstance(written, Reason):
         return BadPhone(reason=written)
@@ -117,7 +114,7 @@ def _normalised(value: object, migrate_old: bool, block: frozenset[str]) -> Phon
         national = new_prefix + national[3:]
         if not migrate_old:
             return BadPhone(reason=Reason.OLD_11_DIGIT, suggestion="0" + national)
-    reason = _refusal(national, block)
+    reason = _refusal(national)
     return BadPhone(reason=reason) if reason else Phone(number="0" + national, migrated=new_prefix is not None)
 
 
@@ -186,7 +183,7 @@ def _national(written: str) -> str | Reason:
     return digits.removeprefix("0")
 
 
-def _refusal(national: str, block: frozenset[str]) -> Reason | None:
+def _refusal(national: str) -> Reason | None:
     if national.startswith(("1800", "1900")):
         return Reason.SERVICE_NUMBER
     if len(national) == 10 and national.startswith("2"):
@@ -195,8 +192,6 @@ def _refusal(national: str, block: frozenset[str]) -> Reason | None:
         return Reason.LENGTH
     if national[0] not in "35789":
         return Reason.PREFIX
-    if "0" + national in block:
-        return Reason.BLOCKED
     return None if _is_assigned_mobile(national) else Reason.UNASSIGNED_RANGE
 
 

@@ -170,7 +170,6 @@ _KNOWN = tuple(
         ("its new form is {n}", "dạng mới là {n}"),
         ("the row holds an old 11-digit number; this is its new form",
          "dữ liệu ghi số 11 chữ số cũ; đây là số mới của số đó"),
-        ("the number is on the block list", "số nằm trong danh sách chặn"),
         ("the phone is on the suppression list", "số nằm trong danh sách không gửi tin"),
         # texts
         ("the text is empty", "nội dung tin trống"),

@@ -140,13 +140,6 @@ def test_accepted(value: object) -> None:
     assert normalise(value) == Phone(number="0912345678")
 
 
-def test_block_list_applies_to_the_normal_and_the_migrated_form() -> None:
-    assert normalise("+84 912 345 678", block=frozenset({"0912345678"})) == BadPhone(reason=Reason.BLOCKED)
-    assert normalise("0999999999", block=frozenset({"0999999999"})) == BadPhone(reason=Reason.BLOCKED)
-    blocked = frozenset({"0392345678"})
-    assert normalise("01692345678", migrate_old=True, block=blocked) == BadPhone(reason=Reason.BLOCKED)
-
-
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_has_its_own_sentence(reason: Reason) -> None:
     others = {reason_text(BadPhone(reason=other)) for other in Reason if other is not reason}
