@@ -200,7 +200,7 @@ async def replay(
     """
     row = await (await conn.execute(SQL["total"], {"since": since})).fetchone()
     total = row["n"] if row else 0
-    both, ours, theirs = sides = tuple(map(Side, _parted(_live(new), _live(old))))
+    both, ours, theirs = sides = tuple(map(Side, _parted(new.rules.live(), old.rules.live())))
     lookups = Lookups(settings)
     done = 0
     try:
@@ -246,11 +246,6 @@ async def _through(side: Side, changes: Sequence[tuple[Change, datetime]], looku
         found |= {change.id: there[change.id] for change in asking}
     for change, matched_at in answering:
         side.judge(change, found.get(change.id, {}), matched_at)
-
-
-def _live(rules: RuleSet) -> Rules:
-    changed = {name: rule.model_copy(update={"mode": Mode.LIVE}) for name, rule in rules.rules.rules.items()}
-    return rules.rules.model_copy(update={"rules": changed})
 
 
 def _parted(new: Rules, old: Rules) -> tuple[RuleSet, RuleSet, RuleSet]:

@@ -517,3 +517,8 @@ class Rules(_Words):
     tests: tuple[RuleTest, ...] = Field(
         default=(), description=say("Examples with their expected messages.", "Các ví dụ kèm tin nhắn mong đợi.")
     )
+
+    def live(self) -> "Rules":
+        """The same with every rule in mode live."""
+        live = {name: rule.model_copy(update={"mode": Mode.LIVE}) for name, rule in self.rules.items()}
+        return self.model_copy(update={"rules": live})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from listener import phones
-from listener.model import Change, Mode, State, key_text
+from listener.model import Change, State, key_text
 from listener.rules.judging import Planned, Verdict
 from listener.rules.reader import build
 from listener.rules.references import suggestion, written
@@ -62,10 +62,7 @@ def tests_of(document: Source, rules: Source) -> tuple[RuleTest, ...]:
 
 def run(rules: Rules, tests: Sequence[RuleTest], document: Source) -> Iterator[Trial]:
     """Runs `tests`, which stand in `document`, on `rules`."""
-    live = rules.model_copy(
-        update={"rules": {name: rule.model_copy(update={"mode": Mode.LIVE}) for name, rule in rules.rules.items()}}
-    )
-    compiled = compile_rules(live)
+    compiled = compile_rules(rules.live())
     for index, test in enumerate(tests):
         line, col = document.position(("tests", index))
         yield Trial(
