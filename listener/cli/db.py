@@ -55,13 +55,20 @@ def _row(step: capture.Difference) -> dict[str, str]:
     return {"step": step.step.value, "watch": step.watch, "what": step.what, "statement": step.statement}
 
 
+async def _todo(
+    conn: Connection, rules: RuleSet, captures: list[capture.Capture], wanted: rights.Roles
+) -> tuple[list[migrations.Migration], list[capture.Difference]]:
+    """Migrations and differences: what `install` would do, in its order."""
+    todo = await migrations.pending(conn)
+    steps = [*await capture.differences(conn, captures), *await rights.own_steps(conn, wanted)]
+    return todo, steps + await installation.erp_steps(conn, wanted, rules, captures)
+
+
 async def _steps(
     conn: Connection, rules: RuleSet, captures: list[capture.Capture], wanted: rights.Roles
 ) -> list[dict[str, str]]:
-    """Migrations and differences as rows: what `install` would do, in its order."""
-    todo = await migrations.pending(conn)
-    steps = [*await capture.differences(conn, captures), *await rights.own_steps(conn, wanted)]
-    steps += await installation.erp_steps(conn, wanted, rules, captures)
+    """The same as rows."""
+    todo, steps = await _todo(conn, rules, captures, wanted)
     return [{"step": "migrate", "watch": "", "what": m.name, "statement": m.text} for m in todo] + [*map(_row, steps)]
 
 
@@ -181,11 +188,8 @@ async def print_sql(rules_path: Path | None, daemon_role: str | None, reader_rol
     """Print the SQL that `install` would run, for a DBA to read and run."""
     settings, rules = _load(rules_path)
     async with _connected(settings) as conn:
-        todo = await migrations.pending(conn)
         captures = await installation.captures(conn, rules, settings)
-        wanted = await rights.roles(conn, daemon_role, reader_role)
-        steps = [*await capture.differences(conn, captures), *await rights.own_steps(conn, wanted)]
-        steps += await installation.erp_steps(conn, wanted, rules, captures)
+        todo, steps = await _todo(conn, rules, captures, await rights.roles(conn, daemon_role, reader_role))
     if not todo and not steps:
         click.echo("-- nothing to do: the database is as the rules want it")
         return
