@@ -3,7 +3,7 @@
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -115,11 +115,10 @@ def read_settings(environ: Mapping[str, str] = os.environ, **flags: object) -> S
     faults: list[str] = []
     values: dict[str, object] = {}
 
-    def take(field: str, name: str, convert: "type | object" = str) -> None:
-        text = environ.get(name, "").strip()
-        if text:
+    def take(into: str, name: str, convert: Callable[[str], object]) -> None:
+        if text := environ.get(name, "").strip():
             try:
-                values[field] = convert(text)  # type: ignore[operator]
+                values[into] = convert(text)
             except ValueError as error:
                 faults.append(f"{name}: {error}")
 
