@@ -242,12 +242,10 @@ async def chosen(
         where.append(sql.SQL("id <= %(upto)s"))
     args |= {"upto": upto, "limit": limit}
     pieces = [
-        sql.SQL("(SELECT id, state, phone, text, reason FROM listener.{} WHERE {} AND state = ANY({}) {})").format(
-            sql.Identifier(table),
-            sql.SQL(" AND ").join(where),
-            sql.Literal(wanted),
-            sql.SQL("ORDER BY id LIMIT %(limit)s"),
-        )
+        sql.SQL(
+            "(SELECT id, state, phone, text, reason FROM listener.{} WHERE {} AND state = ANY({})"
+            " ORDER BY id LIMIT %(limit)s)"
+        ).format(sql.Identifier(table), sql.SQL(" AND ").join(where), sql.Literal(wanted))
         for table, mine in (("message", UNFINISHED), ("finished", frozenset(State) - UNFINISHED))
         if (wanted := sorted(state.value for state in states if state in mine))
     ]
