@@ -237,8 +237,9 @@ def _too_long(document: Source, compiled: CompiledRule, types: dict[Column, str]
         return (count(sent(bound[0]), compiled.parts).parts, bound[1]) if bound else (0, [])
 
     place = ("rules", rule.name, "text")
-    for event in rules.rules.watch[rule.on].events:
-        world = World(op=event.value, key="W" * 20, rows=(*event.rows, *rules.rules.watch[rule.on].lookup))
+    watch = rules.rules.watch[rule.on]
+    for event in _events(watch):
+        world = World(op=event.value, key="W" * 20, rows=(*event.rows, *watch.lookup))
         most, _ = parts(world, endless=False)
         if most > rule.max_parts:
             message = f"the longest values of its columns make {most} parts, which max_parts: {rule.max_parts} rejects"

@@ -170,6 +170,19 @@ def test_a_watch_by_date_and_a_change_that_is_no_number(
         assert fault.startswith(part)
 
 
+def test_a_text_of_a_watch_by_date_that_may_get_too_long(erp_database: str, tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    rules = BY_DATE.partition("  moved:")[0].replace("KEY", "id")
+    rules = rules.replace("SELECT", "SELECT id, phone, full_name FROM public.customers")
+    path.write_text(rules.replace("{{ new", "{{ '' if op == 'update' else new"), encoding="utf-8")
+    env = {"LISTENER_DATABASE_URL": erp_database}
+    assert CliRunner().invoke(main, ["db", "install", "--rules", str(path)], env=env).exit_code == 0
+    said = CliRunner().invoke(main, ["check", str(path), "--db", "-o", "json"], env=env)
+    assert [w["message"] for w in json.loads(said.stdout)["warnings"] if "parts" in w["message"]] == [
+        "nothing bounds the length of new.full_name: more than 2 parts are rejected"
+    ]
+
+
 @pytest.mark.parametrize(
     ("save", "told"),
     [
