@@ -287,12 +287,11 @@ async def open_bench(
     server: Server | None = None,
     http_timeout: float = HTTP_TIMEOUT,
     latency: float = 0.0,
-    rules: str | None = None,
 ) -> AsyncIterator[Bench]:
     """A bench on an empty database; replicas connect by way of `via` if given, such as a proxy."""
     limits = GatewaySettings(latency=latency, per_second=15 if rate <= RATE else None)
-    wanted = rules or rules_text(rate=f"{rate:g}/s")
-    async with open_world(dsn, rules=wanted, gateway=limits, http_timeout=http_timeout) as world:
+    rules = rules_text(rate=f"{rate:g}/s")
+    async with open_world(dsn, rules=rules, gateway=limits, http_timeout=http_timeout) as world:
         if via is not None:
             world.settings = replace(world.settings, database_url=via)
         names = [f"khoa-{seed}-{n:03d}" for n in range(keys)]

@@ -19,6 +19,8 @@ class Deed(StrEnum):
 # how often each is chosen, and for how many seconds it lasts
 _WEIGHTS = {Deed.KILL: 8, Deed.FREEZE: 5, Deed.TERMINATE: 6, Deed.TERMINATE_ALL: 2, Deed.CRASH: 1}
 _LASTS = {Deed.FREEZE: (0.3, 9.0), Deed.CRASH: (0.2, 2.0)}
+# seconds from one to the next, at least and at most
+_PAUSE = (0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +36,16 @@ class Step:
         return f"{self.at:7.2f} s  {self.deed}  #{self.who}" + (f"  for {self.lasts:.1f} s" if self.lasts else "")
 
 
-def steps(seed: int, seconds: float, *, pause: tuple[float, float] = (0.5, 2.0)) -> Sequence[Step]:
-    """Deeds at random distances of `pause` seconds; a run of any length has at least one crash of the server."""
+def steps(seed: int, seconds: float) -> Sequence[Step]:
+    """Deeds at random distances; a run of any length has at least one crash of the server."""
     rng = random.Random(seed)
     found: list[Step] = []
-    at = rng.uniform(*pause)
+    at = rng.uniform(*_PAUSE)
     while at < seconds:
         deed = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         lasts = rng.uniform(*_LASTS[deed]) if deed in _LASTS else 0.0
         found.append(Step(at=at, deed=deed, who=rng.randrange(1000), lasts=min(lasts, seconds / 3)))
-        at += rng.uniform(*pause)
+        at += rng.uniform(*_PAUSE)
     if all(step.deed is not Deed.CRASH for step in found):
         found.append(Step(at=seconds * 0.6, deed=Deed.CRASH, who=0, lasts=rng.uniform(*_LASTS[Deed.CRASH])))
     return sorted(found, key=lambda step: step.at)

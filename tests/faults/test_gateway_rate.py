@@ -33,7 +33,6 @@ class Wire:
 
     target: tuple[str, int]
     rng: random.Random
-    delay: float
     now: Callable[[], float]
     moving: asyncio.Event = field(default_factory=asyncio.Event)
     # requests on their way, and as stalls for the checker: what they held arrives at their end
@@ -60,7 +59,7 @@ class Wire:
                 return
             self.sent.append(self.now())
             self.under_way += 1
-            await asyncio.sleep(self.rng.uniform(0, self.delay))
+            await asyncio.sleep(self.rng.uniform(0, DELAY))
             await self.moving.wait()
             self.under_way -= 1
             there, back = await asyncio.open_connection(*self.target)
@@ -91,9 +90,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire_to(world: World, seed: int, delay: float = DELAY) -> AsyncIterator[Wire]:
+async def wire_to(world: World, seed: int) -> AsyncIterator[Wire]:
     target = ("127.0.0.1", int(world.gateway.url.rpartition(":")[2]))
-    wire = Wire(target=target, rng=random.Random(seed), delay=delay, now=world.gateway.state.now)
+    wire = Wire(target=target, rng=random.Random(seed), now=world.gateway.state.now)
     wire.moving.set()
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

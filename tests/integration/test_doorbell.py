@@ -183,6 +183,16 @@ async def test_no_change_waits_without_a_safety_poll(world: World, monkeypatch: 
 async def test_a_look_that_another_replica_kept_us_from_is_made_up_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kept_away = asyncio.Event()
+    look = matching.Matcher.look
+
+    async def noted(matcher: matching.Matcher) -> int | None:
+        found = await look(matcher)
+        if found is None:
+            kept_away.set()
+        return found
+
+    monkeypatch.setattr(matching.Matcher, "look", noted)
     monkeypatch.setattr(lookout, "POLL", 3600.0)
     async with await connect(world.settings, "other") as other, world.service():
         await world.until("SELECT last_value > 1 FROM listener.promise")
@@ -190,7 +200,8 @@ async def test_a_look_that_another_replica_kept_us_from_is_made_up_for(
         # as if it had looked just before the commit
         await other.execute(load("outbox")["lock"])
         await commit_note(world.db, "one")
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            await kept_away.wait()
         await other.execute("ROLLBACK")
         await world.until("SELECT NOT EXISTS (SELECT FROM listener.outbox)", seconds=5)
 

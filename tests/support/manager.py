@@ -25,11 +25,11 @@ class Manager(asyncio.DatagramProtocol):
         asked = {} if watchdog is None else {"WATCHDOG_USEC": str(int(watchdog * 1e6))}
         return {"NOTIFY_SOCKET": self.path, **asked}
 
-    async def hears(self, since: int = 0, seconds: float = PATIENCE, /, **values: str) -> int:
+    async def hears(self, since: int = 0, /, **values: str) -> int:
         """Waits for a datagram from number `since` on that has every name, its value beginning as given; the number of
         the next one. Raises TimeoutError."""
         heard = since
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 while heard < len(self.said):
                     heard += 1

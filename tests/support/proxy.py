@@ -54,7 +54,6 @@ class Connection:
     client: asyncio.StreamWriter
     target: asyncio.StreamWriter
     modes: dict[Direction, Mode]
-    delay: dict[Direction, float]
     # the client's first bytes: a PostgreSQL client says here who it is
     greeting: bytes = b""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,7 +92,6 @@ class Proxy:
         self.refusing = False
         self._dsn = dsn
         self._modes = dict.fromkeys(Direction, Mode.PASS)
-        self._delay = dict.fromkeys(Direction, 0.0)
         self._watches: list[Watch] = []
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,13 +136,6 @@ class Proxy:
         for connection in self.named(of):
             connection.switch(mode, *directions)
 
-    def delay(self, seconds: float, *directions: Direction) -> None:
-        """Every chunk is that late, on connections that are and that come."""
-        for direction in directions or tuple(Direction):
-            self._delay[direction] = seconds
-            for connection in self.connections:
-                connection.delay[direction] = seconds
-
     def cut(self, of: str = "", *, reset: bool = True) -> int:
         """Ends connections now; how many."""
         chosen = self.named(of)
@@ -160,26 +151,25 @@ class Proxy:
         """Shows `watch` everything that passes from now on."""
         self._watches.append(watch)
 
-    def lose_answer(self, marker: bytes, of: str = "", *, times: int = 1) -> asyncio.Event:
-        """The target's bytes that hold `marker` get lost, with all that follow; its connection ends a moment later.
+    def lose_answer(self, marker: bytes, of: str) -> asyncio.Event:
+        """The target's next bytes that hold `marker` get lost, with all that follow, on a connection whose greeting
+        holds `of`; it ends a moment later.
 
-        Returns an event that is set when it has happened `times` times. (A marker in two chunks is not seen; the
-        answers of one transaction are far smaller than a chunk.)
+        Returns an event that is set when it has happened. (A marker in two chunks is not seen; the answers of one
+        transaction are far smaller than a chunk.)
         """
-        done = asyncio.Event()
-        left = times
+        lost = asyncio.Event()
 
         def look(connection: Connection, direction: Direction, data: bytes) -> None:
-            nonlocal left
-            if left and direction is Direction.DOWN and marker in data and of.encode() in connection.greeting:
-                left -= 1
+            if lost.is_set() or direction is Direction.UP or marker not in data:
+                return
+            if of.encode() in connection.greeting:
                 connection.switch(Mode.DROP, Direction.DOWN)
                 asyncio.get_running_loop().call_later(0.02, lambda: connection.end(reset=True))
-                if not left:
-                    done.set()
+                lost.set()
 
         self.watch(look)
-        return done
+        return lost
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -203,7 +193,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        connection = Connection(client=writer, target=target_writer, modes=dict(self._modes), delay=dict(self._delay))
+        connection = Connection(client=writer, target=target_writer, modes=dict(self._modes))
         self.connections.add(connection)
         try:
             async with asyncio.TaskGroup() as pumps:
@@ -226,8 +216,6 @@ class Proxy:
                 if data:
                     for watch in self._watches:
                         watch(connection, direction, data)
-                if seconds := connection.delay[direction]:
-                    await asyncio.sleep(seconds)
                 await _until_not_held(connection, direction)
                 match connection.modes[direction]:
                     case Mode.RESET | Mode.CLOSE as mode:
