@@ -258,11 +258,18 @@ async def chosen(
 async def counts(conn: Connection, f: Filter, found: Found) -> Mapping[str, int]:
     """How many fit in each state. Of one phone, key or ticket they are counted; of a rule, or of all, they are known by
     the hour of their end, so a range of time is met by the hour."""
-    match found.meaning:
-        case Meaning.PHONE | Meaning.KEY | Meaning.TICKET | Meaning.ID:
-            args: dict[str, Any] = {"since": f.since, "until": f.until, "value": found.value}
-            rows = await store.rows(conn, f"counts_{found.meaning}", args)
-        case _:
-            rule = found.value if found.meaning is Meaning.RULE else None
-            rows = await store.rows(conn, "counts", {"rule": rule, "since": f.since, "until": f.until})
+    if found.meaning in (None, Meaning.RULE):
+        rows = await store.rows(conn, "counts", {"rule": found.value, "since": f.since, "until": f.until})
+    else:
+        rows = await store.rows(conn, *counting(f, found))
     return {row["state"]: row["n"] for row in rows}
+
+
+def counting(f: Filter, found: Found) -> tuple[sql.Composed, dict[str, Any]]:
+    """The statement that counts by state the messages of one phone, key or ticket, and its values."""
+    where, args = _where(f, found)
+    query = sql.SQL(
+        "SELECT state, count(*) AS n FROM (SELECT state FROM listener.message WHERE {fit}"
+        " UNION ALL SELECT state FROM listener.finished WHERE {fit}) AS m GROUP BY state"
+    )
+    return query.format(fit=sql.SQL(" AND ").join(where)), args

@@ -78,34 +78,6 @@ SELECT state, sum(n)::bigint AS n FROM (
      GROUP BY state) AS s
  GROUP BY state HAVING sum(n) > 0;
 
--- name: counts_phone
-SELECT state, count(*) AS n FROM (
-    SELECT state, created_at FROM listener.message WHERE phone = %(value)s
-    UNION ALL SELECT state, created_at FROM listener.finished WHERE phone = %(value)s) AS m
- WHERE created_at >= coalesce(%(since)s::timestamptz, '-infinity') AND created_at < coalesce(%(until)s::timestamptz, 'infinity')
- GROUP BY state;
-
--- name: counts_key
-SELECT state, count(*) AS n FROM (
-    SELECT state, created_at FROM listener.message WHERE key = %(value)s
-    UNION ALL SELECT state, created_at FROM listener.finished WHERE key = %(value)s) AS m
- WHERE created_at >= coalesce(%(since)s::timestamptz, '-infinity') AND created_at < coalesce(%(until)s::timestamptz, 'infinity')
- GROUP BY state;
-
--- name: counts_ticket
-SELECT state, count(*) AS n FROM (
-    SELECT state, created_at FROM listener.message WHERE coalesce(ticket_id, ticket_sent, ticket_own) = %(value)s
-    UNION ALL SELECT state, created_at FROM listener.finished WHERE coalesce(ticket_id, ticket_sent, ticket_own) = %(value)s) AS m
- WHERE created_at >= coalesce(%(since)s::timestamptz, '-infinity') AND created_at < coalesce(%(until)s::timestamptz, 'infinity')
- GROUP BY state;
-
--- name: counts_id
-SELECT state, count(*) AS n FROM (
-    SELECT state, created_at FROM listener.message WHERE id = %(value)s
-    UNION ALL SELECT state, created_at FROM listener.finished WHERE id = %(value)s) AS m
- WHERE created_at >= coalesce(%(since)s::timestamptz, '-infinity') AND created_at < coalesce(%(until)s::timestamptz, 'infinity')
- GROUP BY state;
-
 -- name: rule_source
 SELECT source FROM listener.rules WHERE version = %(version)s;
 

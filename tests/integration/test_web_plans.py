@@ -6,7 +6,7 @@ from psycopg import sql
 
 from listener.model import State
 from listener.web import store
-from listener.web.search import PAGE, Filter, Found, Meaning, Place, statement
+from listener.web.search import PAGE, Filter, Found, Meaning, Place, counting, statement
 from tests.support.world import open_world
 
 # A day's worth; one in a thousand was rejected, one rule in fifty is rare.
@@ -45,11 +45,17 @@ async def test_no_search_reads_what_it_does_not_show(erp_database: str) -> None:
         ):
             query, args = statement(f, found, PAGE + 1)
             assert await buffers(world.db, query, args) < FEW, (f, found)
-        for name in ("meanings", "counts_phone", "counts_key", "counts_ticket", "counts_id"):
-            number = 7 if name in ("counts_ticket", "counts_id") else "absent"
-            args = {"value": number, "key": "absent", "phone": None, "number": None, "rule": "absent"}
-            bounds = {"since": None, "until": None}
-            assert await buffers(world.db, sql.SQL(store.SQL[name].decode()), {**args, **bounds}) < FEW, name
+        for f in (Filter(), Filter(since=NOW - timedelta(hours=1), until=NOW)):
+            for meaning, value in (
+                (Meaning.PHONE, "0900000007"),
+                (Meaning.KEY, "DH7"),
+                (Meaning.TICKET, 7),
+                (Meaning.ID, 7),
+            ):
+                query, args = counting(f, Found(meaning=meaning, value=value))
+                assert await buffers(world.db, query, args) < FEW, (f, meaning)
+        args = {"key": "absent", "phone": None, "number": None, "rule": "absent"}
+        assert await buffers(world.db, sql.SQL(store.SQL["meanings"].decode()), args) < FEW
 
 
 async def buffers(conn: store.Connection, query: sql.Composable, args: dict[str, object]) -> int:
