@@ -15,7 +15,7 @@ from tests.faults.checker import broken
 from tests.faults.test_soak import LONG
 from tests.support.roles import RULES as ROLE_RULES
 from tests.support.roles import as_role, install_roles
-from tests.support.world import open_world
+from tests.support.world import NOTES, open_world
 
 MASS = 50_000 if LONG else 3_000
 ROUNDS = 100 if LONG else 2
@@ -183,10 +183,8 @@ rules:
   mass: {on: mass, to: "'0980000000'", text: "mass {{ new.id }}", priority: bulk}
   note: {on: note, to: new.phone, text: "{{ new.body }}", priority: urgent}
 """
-MASS_SCHEMA = """
-CREATE TABLE public.notes (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, topic text NOT NULL, body text NOT NULL UNIQUE, phone text,
-    ticket_id bigint, saved_ticket bigint);
+MASS_SCHEMA = f"""
+{NOTES};
 CREATE TABLE public.mass (id bigint PRIMARY KEY, status text NOT NULL DEFAULT 'new');
 CREATE TABLE public.plain (LIKE public.mass INCLUDING ALL);
 """

@@ -17,6 +17,7 @@ from listener import migrations
 from listener.database import connect
 from listener.messages import SLACK, SPACING, SQL
 from listener.settings import Settings
+from tests.faults.checker import most_within
 
 START = datetime(2026, 11, 22, tzinfo=UTC)
 CLOCK = b"""
@@ -63,16 +64,6 @@ def grab(conn: psycopg.Connection, at: float, rate: float, want: int) -> int:
     return given
 
 
-def most_in_a_second(times: list[float]) -> int:
-    """How full the fullest window [t, t + 1) is."""
-    best = start = 0
-    for end, at in enumerate(times):
-        while times[start] <= at - 1:
-            start += 1
-        best = max(best, end - start + 1)
-    return best
-
-
 def slots(conn: psycopg.Connection, rate: float, grabs: list[tuple[float, int]]) -> list[float]:
     """When each slot was given."""
     conn.execute("UPDATE listener.account SET next_slot = '-infinity'")
@@ -85,7 +76,7 @@ def test_no_grabs_get_more_than_the_rate_in_any_second(clocked: psycopg.Connecti
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
     @given(grabs=GRABS)
     def check(grabs: list[tuple[float, int]]) -> None:
-        assert most_in_a_second(slots(clocked, rate, grabs)) <= rate
+        assert most_within(slots(clocked, rate, grabs), 1.0)[0] <= rate
 
     check()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from listener.simulator.gateway import GatewaySettings
+from tests.faults.checker import most_within
 from tests.support.world import World, open_world, rules_text
 
 LONG = os.environ.get("LISTENER_LONG") == "1"
@@ -34,16 +35,6 @@ def strict(load: Load) -> GatewaySettings:
     return GatewaySettings(per_second=load.limit, per_hour=None)
 
 
-def most_in_a_second(times: list[float]) -> int:
-    """How full the fullest window [t, t + 1) is."""
-    best = start = 0
-    for end, at in enumerate(times):
-        while times[start] <= at - 1:
-            start += 1
-        best = max(best, end - start + 1)
-    return best
-
-
 async def write(world: World, load: Load) -> None:
     """All changes, many transactions, each thread's in order."""
     for first in range(0, load.changes, 100):
@@ -67,7 +58,7 @@ def check(world: World, load: Load) -> None:
     assert len({ticket for found in tickets.values() for ticket in found}) == load.threads
     counters = world.gateway.state.counters()
     assert set(counters.statuses) == {200}
-    assert most_in_a_second([request.at for request in world.gateway.state.requests]) <= load.limit
+    assert most_within([request.at for request in world.gateway.state.requests], 1.0)[0] <= load.limit
 
 
 @pytest.mark.timeout(600 if LONG else 120)
@@ -83,7 +74,7 @@ async def test_three_replicas_share_the_work(erp_database: str) -> None:
             assert len(times) - 1 >= 0.95 * LOAD.rate * (times[-1] - times[0])
         else:
             # Cores shared with other tests stand still now and then: the best second tells.
-            assert most_in_a_second(times) >= 0.9 * LOAD.rate
+            assert most_within(times, 1.0)[0] >= 0.9 * LOAD.rate
         assert len(await world.rows("SELECT DISTINCT replica FROM listener.attempt")) == 3
         assert [await replica.stop() for replica in world.replicas] == [0, 0, 0]
 
