@@ -144,6 +144,8 @@ async def new_token(conn: Connection, account: str, token: str) -> None:
 
 
 async def all_accounts(conn: Connection) -> list[dict[str, Any]]:
+    """`{name, paused_until, pause_reason}` of each account that the database knows, by name. `paused_until` is None for
+    one that sends, and may be over for one that is being probed."""
     return await (await conn.execute(SQL["all"], {})).fetchall()
 
 

@@ -159,6 +159,7 @@ class Due:
 
 
 async def due(conn: Connection, accounts: Collection[str]) -> Due:
+    """What is due now; `accounts` are the names of those that are ours to use. Counts all of it."""
     row = await (await conn.execute(SQL["due"], {"accounts": list(accounts)})).fetchone()
     return Due(**row) if row else Due()
 

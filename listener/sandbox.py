@@ -333,6 +333,7 @@ def loop(run: Run, items: object, cost: int, label: str) -> list[object]:
 
 
 def elements(items: object, label: str) -> list[object]:
+    """The items of a list, a jsonb object among them as a Row. Raises RenderError for what is no list, or too long."""
     need(items, label)
     if not isinstance(items, list | tuple | range):
         raise RenderError(f"{label} is {kind(items)}, not a list")

@@ -147,6 +147,7 @@ class PartTable:
                 raise ValueError("a table of parts needs rising, positive lengths")
 
     def parts(self, accents: Accents, units: int) -> int:
+        """How many parts a text of so many units is billed as; 0 for an empty one."""
         row, step = (self.unaccented, 153) if accents is Accents.UNACCENTED else (self.accented, 67)
         if units == 0:
             return 0
