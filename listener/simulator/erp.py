@@ -29,10 +29,6 @@ _STATUS: LiteralString = "SELECT status FROM public.orders WHERE order_no = %(or
 _SET_STATUS: LiteralString = """
     UPDATE public.orders SET status = %(status)s, updated_at = now() WHERE order_no = %(order_no)s
 """
-_SET_TICKET: LiteralString = """
-    UPDATE public.orders SET ticket_id = %(ticket_id)s, updated_at = now()
-    WHERE order_no = %(order_no)s RETURNING order_no
-"""
 _PLACE_ORDER: LiteralString = """
     INSERT INTO public.orders (order_no, customer_id, total)
     SELECT 'DH' || max(substr(order_no, 3)::bigint) + 1, %(customer_id)s, %(total)s FROM public.orders
@@ -72,13 +68,6 @@ async def advance_order(conn: Connection, order_no: str) -> str:
             raise ListenerError(f"order {order_no} is {status} and goes no further")
         await conn.execute(_SET_STATUS, {"order_no": order_no, "status": ORDER_STEPS[status]})
     return f"order {order_no} went from {status} to {ORDER_STEPS[status]}"
-
-
-async def set_ticket(conn: Connection, order_no: str, ticket_id: int) -> str:
-    """Write the id of a CareSoft ticket into an order."""
-    async with conn.transaction():
-        await _one(conn, _SET_TICKET, f"order {order_no}", order_no=order_no, ticket_id=ticket_id)
-    return f"order {order_no} belongs to ticket {ticket_id}"
 
 
 async def place_order(conn: Connection, customer_id: int, total: Decimal) -> str:
