@@ -1,4 +1,4 @@
--- Recorded changes for `replay`, in the order in which they were matched.
+-- Recorded changes for `replay`: those of one row in the order in which they were made, and were matched.
 
 -- name: total
 SELECT count(*) AS n FROM listener.change WHERE matched_at >= %(since)s;
