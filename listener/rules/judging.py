@@ -262,11 +262,13 @@ class _Plan:
         if self.compiled.ticket_id is None:
             return None
         value = self.compiled.ticket_id.evaluate(self.names)
-        if value is None or value == "" or value == 0:
+        if value is None or value == 0:
             return None
         if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
             value = format(value, ".0f")
         text = str(value).strip()
+        if not text:
+            return None
         if text.isascii() and text.isdigit() and len(text) < 19:
             return int(text) or None
         raise RenderError("ticket.id is not a whole number")

@@ -285,6 +285,7 @@ def test_redirected_recipients_are_one_person() -> None:
     [
         (None, None),
         ("", None),
+        ("  \t", None),
         (Decimal(0), None),
         ("0", None),
         (Decimal(9410022), 9410022),
