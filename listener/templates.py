@@ -33,14 +33,15 @@ _WAYS: Any = (nodes.If, nodes.For, nodes.CondExpr, nodes.And, nodes.Or)
 class Text:
     """A compiled text; `names` are those it uses from outside, `("new", "balance")` or, used whole, `("at",)`.
 
-    With `one_way` the same pieces stand in it whatever the values are.
+    `always` is what stands in it whatever the values are; with `one_way` it has no other pieces but the values.
     """
 
-    __slots__ = ("_template", "names", "one_way")
+    __slots__ = ("_template", "always", "names", "one_way")
 
-    def __init__(self, template: Template, names: frozenset[tuple[str, ...]], *, one_way: bool) -> None:
+    def __init__(self, template: Template, names: frozenset[tuple[str, ...]], *, always: str, one_way: bool) -> None:
         self._template = template
         self.names = names
+        self.always = always
         self.one_way = one_way
 
     def render(self, names: Mapping[str, object]) -> str:
@@ -105,7 +106,9 @@ class Environment:
     def compile_text(self, source: str) -> Text:
         """Raises TemplateError."""
         template, tree = self._compiled(source, self._jinja.parse, state=None, otherwise="")
-        return Text(template, names_used(tree), one_way=tree.find(_WAYS) is None)
+        outputs = (node for node in tree.body if isinstance(node, nodes.Output))
+        pieces = (piece.data for output in outputs for piece in output.nodes if isinstance(piece, nodes.TemplateData))
+        return Text(template, names_used(tree), always="".join(pieces), one_way=tree.find(_WAYS) is None)
 
     def compile_expression(self, source: str) -> Expression:
         """Raises TemplateError."""

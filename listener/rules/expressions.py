@@ -8,11 +8,13 @@ from zoneinfo import ZoneInfo
 from listener.errors import RenderError
 from listener.model import Op
 from listener.rules.approved import could_be_approved, is_approved
+from listener.rules.judging import MAX_CHARACTERS
 from listener.rules.references import RESERVED, Finding, mapping, suggestion, words, written
 from listener.rules.samples import World, loosest, never_works, worlds_of
+from listener.rules.schema import Accents, RuleOptions
 from listener.rules.source import Keys
 from listener.templates import Environment, Expression, Row, TemplateError, Text
-from listener.text import clean, unaccent
+from listener.text import clean, count, unaccent
 
 
 def compile_faults(data: dict[str, Any]) -> Iterator[Finding]:
@@ -64,8 +66,10 @@ def compile_faults(data: dict[str, Any]) -> Iterator[Finding]:
             if why := failure(source, is_text, place != ("when",), worlds):
                 message = f"this cannot be worked out for any row: {why}"
                 yield Finding(keys=(*keys, *place), message=message, hint="give each filter and sign what it can take")
-            elif isinstance(piece, Text) and piece.one_way:
-                yield from _registered(keys, {**defaults, **rule}, piece, worlds, codes)
+            elif isinstance(piece, Text):
+                yield from _too_long(keys, {**defaults, **rule}, piece)
+                if piece.one_way:
+                    yield from _registered(keys, {**defaults, **rule}, piece, worlds, codes)
 
 
 def _single(expression: Expression) -> Callable[[Mapping[str, object]], object]:
@@ -81,6 +85,26 @@ def _single(expression: Expression) -> Callable[[Mapping[str, object]], object]:
     return evaluate
 
 
+def _sent(rule: dict[str, Any]) -> Callable[[str], str]:
+    return clean if rule.get("accents") == Accents.KEEP else unaccent
+
+
+def _too_long(keys: Keys, rule: dict[str, Any], text: Text) -> Iterator[Finding]:
+    """A text that is too long before any value stands in it: every message would be rejected."""
+    always = _sent(rule)(text.always)
+    # No carrier's table makes fewer of it.
+    parts = count(always).segments
+    allowed = rule.get("max_parts", RuleOptions.model_fields["max_parts"].default)
+    if len(always) > MAX_CHARACTERS:
+        over, hint = f"{len(always)} characters, and CareSoft takes {MAX_CHARACTERS}", "use fewer words"
+    elif type(allowed) is int and parts > allowed:
+        over, hint = f"{parts} parts, and max_parts allows {allowed}", "use fewer words, or allow more parts"
+    else:
+        return
+    message = f"without any value in it the text has {over}: each message would be rejected"
+    yield Finding(keys=(*keys, "text"), message=message, hint=hint)
+
+
 def _registered(
     keys: Keys, rule: dict[str, Any], text: Text, worlds: tuple[World, ...], codes: Sequence[str]
 ) -> Iterator[Finding]:
@@ -88,7 +112,7 @@ def _registered(
     wordings = words(rule.get("approved"))
     if not wordings:
         return
-    sent = clean if rule.get("accents") == "keep" else unaccent
+    sent = _sent(rule)
 
     def render(names: Mapping[str, object]) -> str:
         return sent(text.render(names))
