@@ -142,7 +142,8 @@ def _zone(found: re.Match[str]) -> str:
     try:
         return ZoneInfo(found[0]).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        near = nearest(found[0], available_timezones())
+        # Only for a slip of the pen: to be led from GMT+7 to GMT+0 would be worse than no help.
+        near = nearest(found[0], available_timezones(), likeness=0.9)
         raise refuse("unknown time zone", f"did you mean {near}?" if near else "write it as Asia/Ho_Chi_Minh") from None
 
 
