@@ -154,4 +154,6 @@ def _among(value: Any, asked: tuple[Any, ...]) -> bool:
 
 
 def _words(asked: tuple[Any, ...]) -> str:
-    return " or ".join("null" if value is None else str(value) for value in asked)
+    """As the file writes them."""
+    named = {"None": "null", "True": "true", "False": "false"}
+    return " or ".join(value if isinstance(value, str) else named.get(str(value), str(value)) for value in asked)

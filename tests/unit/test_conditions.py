@@ -51,6 +51,7 @@ N = Decimal
         ({"from_": None}, None, "b", None),
         ({"from_": None}, "a", "b", "x was not null before"),
         ({"to": "null"}, "a", None, "x is not null now"),
+        ({"from_": False, "to": [True, None]}, False, "x", "x is not true or null now"),
         ({"to": "b"}, None, "b", None),
         ({"to": "b"}, None, None, "x did not change"),
         # an insert has no value before, a delete none after: not even NULL
