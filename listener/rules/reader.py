@@ -43,7 +43,7 @@ def build(document: Source) -> Rules:
     found = chain(findings(data), compile_faults(data)) if isinstance(data, dict) else iter(())
     faults = _merged(document.faults, structure, (document.fault(f.keys, f.message, f.hint, key=f.key) for f in found))
     if rules is None or faults:
-        raise RulesError(faults)
+        raise RulesError(document.odd_blanks or faults)
     return rules
 
 

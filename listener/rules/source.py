@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,12 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What YAML calls printable, but for U+FEFF, which is a stray byte order mark anywhere behind the start, and for U+0085,
 # U+2028 and U+2029: the parser counts them as line ends and an editor does not, so later places would be wrong.
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+# Where YAML wants a blank: before the first word of a line, and around the colon behind it.
+_ODD = "[\u00a0\u1680\u2000-\u200f\u202f\u205f\u2060\u3000]"
+_ODD_BLANK = re.compile(
+    rf"(?:^[ \t]*(?:-[ \t]*)?|\{{[ \t]*(?=\w+:))(?:\w+[ \t]*(?=:|{_ODD}+[ \t]*:)(?::[ \t]*)?)?({_ODD})", re.MULTILINE
+)
+_ANEW = "delete it and press the space bar"
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})")
 _FRACTION = re.compile(r"-?(?:0|[1-9][0-9]{0,99})\.[0-9]{1,100}")
 _WORDS: dict[str, bool | None] = {
@@ -69,6 +76,8 @@ class Source:
     file: str
     root: Node
     faults: list[Fault] = field(default_factory=list)
+    odd_blanks: list[Fault] = field(default_factory=list)
+    """Told in place of all other faults, if there are any: to YAML such a blank is a letter, so they follow from it."""
 
     @property
     def data(self) -> Any:
@@ -140,10 +149,13 @@ def load(text: str, file: str) -> Source:
     if odd := _UNPRINTABLE.search(text):
         line, col = _place(text, odd.start())
         refuse(f"an invisible character U+{ord(odd.group()):04X} stands here", "delete it", line, col)
+    odd_blanks = _odd_blanks(text, file)
     composer = _Composer(yaml.parse(text, Loader=_LOADER), file)
     try:
         root = composer.document()
     except yaml.MarkedYAMLError as error:
+        if odd_blanks:
+            raise RulesError(odd_blanks) from None
         faults = [_at(file, *told) for told in complaints(error, text)]
         # `text: {{ x }} and more` is noted at its brace; where the parser then gave up is no second fault.
         if any(noted.line == faults[0].line for noted in composer.faults):
@@ -152,7 +164,16 @@ def load(text: str, file: str) -> Source:
     except (yaml.YAMLError, ValueError, OverflowError):
         # The Python scanner hands escapes such as \UFFFFFFFF to chr() unchecked.
         raise RulesError([*composer.faults, _at(file, (1, 1), "a \\ escape is not a character", "remove it")]) from None
-    return Source(file=file, root=root, faults=composer.faults)
+    return Source(file=file, root=root, faults=composer.faults, odd_blanks=odd_blanks)
+
+
+def _odd_blanks(text: str, file: str) -> list[Fault]:
+    """Blanks that came with a copy from a web page or Word: to the eye like any other."""
+    found = islice(_ODD_BLANK.finditer(text), 100) if not text.isascii() else ()
+    return [
+        _at(file, _place(text, odd.start(1)), f"the blank here is no ordinary one, but U+{ord(odd[1]):04X}", _ANEW)
+        for odd in found
+    ]
 
 
 def _at(file: str, place: tuple[int, int], message: str, hint: str) -> Fault:

@@ -323,6 +323,12 @@ def test_the_nouns_are_frozen() -> None:
         rules.rules["shipped"].text = "changed"
 
 
+def test_an_odd_blank_of_a_text_is_no_fault() -> None:
+    folded = SMALLEST.replace("text: ", "text: >-\n      LH:\u00a019001234\n      ").replace('"', "")
+    rules = parse(folded, "rules.yaml")
+    assert rules.rules["shipped"].text.startswith("LH:\u00a019001234")
+
+
 def test_two_readings_are_equal() -> None:
     assert parse(EVERYTHING, "a") == parse(EVERYTHING, "b")
 
