@@ -153,8 +153,8 @@ class Environment:
 
 # pieces of what Jinja says, what is said instead, and how to mend it; `{}` is the thing that it met
 _COMPLAINTS = (
-    ("Jinja was looking for", "a {{% {} %}} is not closed", "write {{% end{} %}} where it ends"),
-    ("unknown tag", "{{% {} %}} cannot stand here", "a text may use if, for and set, each closed by its own end"),
+    ("needs to be closed", "a {{% {} %}} is not closed", "write {{% end{} %}} where it ends"),
+    ("unknown tag", "{{% {} %}} cannot stand here", "a text may use if, elif, else, endif, for, endfor and set"),
     ("unexpected 'end of template'", "something is missing at the end", "finish it, or remove its last word or sign"),
     ("unexpected 'end of ", "something is missing before the closing brace", "finish it, or remove the last sign"),
     ("an expression, got", "something is missing before the closing brace", "write a value or a condition there"),
@@ -163,9 +163,13 @@ _COMPLAINTS = (
     ("end of comment tag", "a {{# is not closed", "write #}} where the comment ends"),
     ("unexpected end of template", "something is missing at the end", "finish it, or remove its last word or sign"),
     ("'end of print statement', got", "the value ends before {}", "put | or ~ or another operator between"),
-    ("'end of statement block', got", "the statement ends before {}", "write {{% if new.total == 5 %}}"),
+    (
+        "'end of statement block', got",
+        "the statement ends before {}",
+        "write {{% if new.total == 5 %}}, {{% elif new.total == 6 %}}",
+    ),
     ("expected name or number", "a name is missing behind the dot", "write new.name"),
-    ("expected token 'name'", "a name is missing here", "write it behind the | or the for"),
+    ("expected token 'name'", "a name is missing here", "write it behind the | or the for; for || write or"),
     ('unexpected char "\'"', "a quote is opened here and not closed", "close it"),
     ("unexpected char", "{} cannot stand here", "write and, or, not for && || !; put text in 'quotes'"),
     ("expected", "{} cannot stand here", "look for a bracket, a quote or a sign too many or too few"),
@@ -177,6 +181,9 @@ _MET = re.compile(
 
 def _in_plain_words(complaint: str) -> tuple[str, str]:
     """What Jinja's parser says as a person would say it, and the cure."""
+    if "unknown tag" in complaint and "unknown tag 'end" not in complaint:
+        # Jinja goes on about the block that is open, but an `elseif` is no unclosed `if`.
+        complaint = complaint.partition(".")[0]
     met = _MET.findall(complaint)
     thing = met[-1].strip("'") if met else "this"
     for piece, message, hint in _COMPLAINTS:
