@@ -21,6 +21,7 @@ from listener.errors import RenderError
 from listener.filters import Filters
 from listener.sandbox import Missing, Row, Run, joined, operators
 from listener.syntax import TemplateError, check, lower, names_used
+from listener.text import UNCLEAR_DOT, WITHOUT_DOT, has_unclear_dot
 
 __all__ = ["Environment", "Expression", "Missing", "Row", "TemplateError", "Text"]
 
@@ -135,9 +136,14 @@ class Environment:
         try:
             tree = parse(source)
             for line, token, digits in self._jinja.lexer.tokeniter(source, None, state=state):
-                if token == "float" and Decimal(digits.replace("_", "")) != Decimal(repr(float(digits))):  # noqa: S105
+                if token != "float":  # noqa: S105
+                    continue
+                written = Decimal(digits.replace("_", ""))
+                if written != Decimal(repr(float(digits))):
                     hint = "15 digits are kept"
                     raise TemplateError(f"the number {digits[:40]} has too many digits", line=line, hint=hint)
+                if has_unclear_dot(written):
+                    raise TemplateError(f"{digits}: {UNCLEAR_DOT}", line=line, hint=WITHOUT_DOT)
             check(tree, self._filters, self._labels)
             lowered = lower(tree, otherwise)
             lowered.set_environment(self._jinja)

@@ -253,6 +253,15 @@ def decimal(value: object) -> Decimal:
     return result
 
 
+def has_unclear_dot(number: Decimal) -> bool:
+    """Whether it was written as 100.000, a hundred thousand to the person who writes it and a hundred to a program."""
+    return number.as_tuple().exponent == -3 and abs(number) >= 1
+
+
+UNCLEAR_DOT = "it is unclear whether the dot parts thousands"
+WITHOUT_DOT = "write 100000 without it, or 100.0000 for a fraction"
+
+
 def number(value: object, places: int = 0) -> str:
     """`1.234.567,5`: a dot after thousands, a comma before decimals, rounded half up, never "-0".
 

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from listener.text import UNCLEAR_DOT, WITHOUT_DOT, has_unclear_dot
 from listener.words import nearest
 
 T = TypeVar("T")
@@ -280,9 +281,8 @@ def _number(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise refuse(f"expected a number, found {kind(value)}", "write it without dots between thousands: 1234567")
     number = Decimal(value)
-    # 100.000 is a hundred thousand to the person who writes it and a hundred to YAML.
-    if number.as_tuple().exponent == -3 and abs(number) >= 1:
-        raise refuse("it is unclear whether the dot parts thousands", "write 100000, or 100.0000 for a fraction")
+    if has_unclear_dot(number):
+        raise refuse(UNCLEAR_DOT, WITHOUT_DOT)
     return number
 
 
