@@ -75,6 +75,9 @@ class _Check:
         match node:
             case nodes.Filter():
                 self._filter(node)
+            case nodes.Test(name=name) | nodes.Name(name=name) if name.lower() == "null":
+                hint = "write none, as in new.note is none"
+                raise TemplateError(f"{name} is not part of the language", line=node.lineno, hint=hint)
             case nodes.Test():
                 self._known("test", node.name, self._filters.tests, node.lineno)
                 self._arguments(node, self._filters.tests[node.name])

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, UndefinedError, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.lexer import Token
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -123,8 +124,7 @@ class Environment:
         expression = parser.parse_expression()
         if not parser.stream.eos:
             rest = parser.stream.current
-            hint = "write == to compare" if rest.type == "assign" else "put text in 'quotes', or and, or, ~ between"
-            raise TemplateError("an expression ends here, but more follows", line=rest.lineno, hint=hint)
+            raise TemplateError("an expression ends here, but more follows", line=rest.lineno, hint=_before(rest))
         target = nodes.Name(_RESULT, "store", lineno=1)
         return nodes.Template([nodes.Assign(target, expression, lineno=1)], lineno=1)
 
@@ -183,6 +183,18 @@ _COMPLAINTS = (
 _MET = re.compile(
     r"(?:needs to be closed is|unknown tag|unexpected char|unexpected|got) ('[^']*'|\S+?)(?= at \d+|[.,]|$)"
 )
+
+
+def _before(rest: Token) -> str:
+    """The cure for an expression that ends before `rest`."""
+    match rest.type, str(rest.value).lower():
+        case "assign", _:
+            return "write == to compare"
+        case "integer", _:
+            return """a phone is text, in 'quotes' of its own: "'0980000000'\""""
+        case "name", "and" | "or" | "not" | "is" | "in" as word:
+            return f"write {word} in small letters"
+    return "put text in 'quotes', or and, or, ~ between"
 
 
 def _in_plain_words(complaint: str) -> tuple[str, str]:

@@ -279,7 +279,10 @@ Message = Annotated[Text, AfterValidator(_message)]
 
 def _number(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise refuse(f"expected a number, found {kind(value)}", "write it without dots between thousands: 1234567")
+        raise refuse(
+            f"expected a number, found {kind(value)}",
+            "write digits alone, without quotes or dots between thousands: 1234567",
+        )
     number = Decimal(value)
     if has_unclear_dot(number):
         raise refuse(UNCLEAR_DOT, WITHOUT_DOT)

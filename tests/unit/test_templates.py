@@ -301,6 +301,25 @@ def test_an_expression_is_one_expression(source: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("new.total = 5", "write =="),
+        ("0912345678", "a phone is text"),
+        ("0912 345 678", "a phone is text"),
+        ("new.total > 5 AND new.note", "write and in small letters"),
+        ("new.note IS NULL", "write is in small letters"),
+        ("new.note is not NULL", "write none"),
+        ("new.note == null", "write none"),
+        ("new.phone, new.other", "put text in 'quotes'"),
+    ],
+)
+def test_an_expression_as_other_programs_have_them_is_told_the_cure(source: str, hint: str) -> None:
+    with pytest.raises(TemplateError) as caught:
+        ENV.compile_expression(source)
+    assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
     ("source", "reason"),
     [
         ("{{ new.note }}", "new.note is NULL"),
