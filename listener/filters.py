@@ -5,6 +5,7 @@ Those of Jinja's that keep their name keep their meaning, but for three that wou
 `round` stay exact (`round` half up).
 """
 
+import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
@@ -168,7 +169,9 @@ class Filters:
         words = self._labels.get(name)
         if words is None:
             raise unknown(f'there is no set of labels "{name}"', name, self._labels)
-        word = words.get(normalize("NFC", code))
+        code = normalize("NFC", code)
+        # 3.00 of a numeric column is the code 3
+        word = words.get(code) or words.get(_WHOLE.sub("", code))
         if word is None:
             raise RenderError(f'labels "{name}" have no word for "{text.shorten(code, 40)}"')
         return word
@@ -240,6 +243,7 @@ class Filters:
 
 
 _WIDE = Context(prec=1000)
+_WHOLE = re.compile(r"(?<=\d)\.0+\Z", re.ASCII)
 _ROUNDINGS = {"common": ROUND_HALF_UP, "ceil": ROUND_CEILING, "floor": ROUND_FLOOR}
 
 
