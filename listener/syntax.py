@@ -64,6 +64,8 @@ class _Check:
     def __init__(self, filters: Filters, labels: Mapping[str, Mapping[str, str]]) -> None:
         self._filters = filters
         self._labels = labels
+        # what is set so far and not forgotten yet
+        self._set: set[str] = set()
 
     def visit(self, node: nodes.Node, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -92,12 +94,20 @@ class _Check:
                 raise TemplateError(f"{name} is not part of the language", line=node.lineno, hint="name a column")
             case nodes.For(recursive=True):
                 raise TemplateError("a loop cannot be recursive", line=node.lineno, hint="remove the word recursive")
+            case nodes.For() if lost := self._set & _set_within(node):
+                message = f'a for forgets at its end what it sets: "{min(lost)}" stays as it was'
+                raise TemplateError(message, line=node.lineno, hint="use the filter sum, or choose another name")
+            case nodes.Assign():
+                self._set |= _targets(node.target)
             case nodes.Name(ctx="store") if node.name in _OWN_NAMES:
                 raise TemplateError(
                     f'"{node.name}" has a meaning already', line=node.lineno, hint="choose another name"
                 )
+        outside = set(self._set)
         for child in node.iter_child_nodes():
             self.visit(child, depth + 1)
+        if isinstance(node, nodes.For):
+            self._set = outside
 
     def _filter(self, node: nodes.Filter) -> None:
         if node.name in _INSTEAD:
@@ -211,6 +221,10 @@ def _find_names(node: nodes.Node, local: set[str], found: set[tuple[str, ...]]) 
             return
     for child in node.iter_child_nodes():
         _find_names(child, local, found)
+
+
+def _set_within(loop: nodes.For) -> set[str]:
+    return set().union(*(_targets(node.target) for node in loop.find_all(nodes.Assign)))
 
 
 def _targets(target: nodes.Node) -> set[str]:

@@ -85,6 +85,10 @@ def test_the_sample_text() -> None:
         ("{{ new.active }} {{ not new.active }}", "true false"),
         ("{{ new.balance | number(2) }} {{ new.amount | number(1) }}", "90.000,00 1.234.567,5"),
         ("{{ at | date }} {{ at | time }} {{ new.due | date }}", "22/11/2026 10:00 31/12/2026"),
+        (
+            "{% for n in [1] %}{% set m = n %}{{ m }}{% endfor %}{% for n in [3] %}{% set m = n %}{{ m }}{% endfor %}",
+            "13",
+        ),
         ("{{ 1.00 | label('order_status') }} {{ '1.0' | label('order_status') }}", "một một"),
         ("{{ new.status | label('order_status') }} {{ new.code | label('order_status') }}", "đang giao một"),
         (f"{{{{ '{normalize('NFD', 'đã hủy')}' | label('order_status') }}}}", "hủy"),
@@ -243,6 +247,12 @@ def test_names_of_expression() -> None:
         ("{% set x %}a{% endset %}", 1, "a set block is not part", "write {% set name = value %}"),
         ("{% set new = 1 %}", 1, '"new" has a meaning already', "choose another name"),
         ("{% for at in x %}{% endfor %}", 1, '"at" has a meaning already', "choose another name"),
+        (
+            "{% set sum = 0 %}{% for x in new.lines %}{% set sum = sum + x.price %}{% endfor %}{{ sum }}",
+            1,
+            'a for forgets at its end what it sets: "sum" stays as it was',
+            "use the filter sum",
+        ),
         ("{% for x in y recursive %}{% endfor %}", 1, "a loop cannot be recursive", "remove the word"),
         ("a\nb{% fi %}", 2, "{% fi %} cannot stand here", "a text may use if, elif, else, endif"),
         ("{% if x %}a{% elseif y %}b{% endif %}", 1, "{% elseif %} cannot stand here", "a text may use if, elif"),
