@@ -92,32 +92,40 @@ async def preview(
     """
     on = rules.rules.rules[rule].on
     watch = rules.rules.watch[on]
-    rows = _as_watched(rows, watch)
-    if key is None:
-        key = await key_of(watch, rows, conn)
-    change = _change(on, rows, key if key is not None else key_text((), rows.row))
-    now = change.at
-    found: Mapping[str, Row | Missing] = {}
-    if watch.lookup:
-        if conn is None:
-            found = {name: Missing(f"lookup {name} needs the database") for name in watch.lookup}
-        else:
-            lookups = Lookups(settings)
-            try:
+    lookups = Lookups(settings)
+    first: Verdict | None = None
+    try:
+        for captured in _as_watched(rows, watch):
+            named = key if key is not None else await key_of(watch, captured, conn)
+            change = _change(on, captured, named if named is not None else key_text((), captured.row))
+            found: Mapping[str, Row | Missing] = {}
+            if conn is None:
+                found = {name: Missing(f"lookup {name} needs the database") for name in watch.lookup}
+            elif watch.lookup:
                 found = (await lookups.find(watch, [change], patient=False))[0]
-            finally:
-                await lookups.close()
-    verdict = next(v for v in rules.only(rule).verdicts(change, found, now, old_known=rows.old_known))
-    return await _shape(verdict, conn)
+            verdicts = rules.only(rule).verdicts(change, found, change.at, old_known=captured.old_known)
+            verdict = next(iter(verdicts))
+            first = first or verdict
+            if verdict.messages:
+                return await _shape(verdict, conn)
+    finally:
+        await lookups.close()
+    assert first is not None
+    return await _shape(first, conn)
 
 
-def _as_watched(rows: Rows, watch: Watch) -> Rows:
-    """A row alone as it comes in the changes that the watch captures: only with updates there was a row before."""
-    if rows.old_known or (watch.table is not None and Op.UPDATE in watch.events):
-        return rows
-    if watch.table is None or Op.INSERT in watch.events:
-        return Rows(old=None, new=rows.new)
-    return Rows(old=rows.new, new=None)
+def _as_watched(rows: Rows, watch: Watch) -> list[Rows]:
+    """A row alone as it comes in each sort of change that the watch captures; only with updates there was a row before.
+
+    The likeliest sort stands first: a rule that asks for another one, `op == 'insert'`, is shown that.
+    """
+    if rows.old_known:
+        return [rows]
+    inserted = Rows(old=None, new=rows.new)
+    if watch.table is None:
+        return [inserted]
+    sorts = {Op.UPDATE: rows, Op.INSERT: inserted, Op.DELETE: Rows(old=rows.new, new=None)}
+    return [as_seen for op, as_seen in sorts.items() if op in watch.events]
 
 
 def _change(watch: str, rows: Rows, key: str) -> Change:

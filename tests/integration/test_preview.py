@@ -42,6 +42,7 @@ rules:
   tested: {on: notes, to: new.phone, text: "{{ new.body }}", mode: allowlist, allowlist: [0912345678]}
   moved: {on: notes, change: {body: {from: a, to: b}}, to: new.phone, text: "from {{ old.body }} to {{ new.body }}"}
   gone: {on: notes, when: op == 'delete', to: old.phone, text: "{{ old.body }} bi xoa"}
+  added: {on: notes, when: op == 'insert' and not old, to: new.phone, text: "{{ new.body }} moi"}
   told: {on: made, change: {body: {to: x}}, to: new.phone, text: "{{ op }} {{ 'of nothing' if not old }}"}
   missed: {on: removed, to: old.phone, text: "{{ op }} {{ old.body }} {{ 'left nothing' if not new }}"}
   off: {on: notes, to: new.phone, text: "{{ new.body }}", enabled: false}
@@ -179,7 +180,7 @@ def test_every_cleaning(rules: Path, vector: tuple[str, str, str, str]) -> None:
         ("moved", note("c"), "skip", "body is not b now"),
         ("gone", {"old": note("Don 5"), "new": None}, "send", None),
         ("gone", {"old": note("Don 5")}, "send", None),
-        ("gone", note(), "skip", "`when` is not true: op == 'delete'"),
+        ("gone", {"old": note("a"), "new": note("b")}, "skip", "`when` is not true: op == 'delete'"),
         ("off", note(), "send", None),
     ],
 )
@@ -194,6 +195,8 @@ def test_verdicts_and_their_reasons(
     ("rule", "text"),
     [
         ("told", "insert of nothing"),
+        ("added", "x moi"),
+        ("gone", "x bi xoa"),
         ("missed", "delete x left nothing"),
         ("reminder", "insert A/1"),
         ("stripped", "x"),
