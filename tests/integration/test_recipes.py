@@ -2,16 +2,21 @@
 
 import json
 import re
+import shlex
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from listener.cli import main
 from listener.rules import build, load
 from tests.support.recipes import together
 from tests.support.world import open_world
 
+GUIDE = (Path(__file__).parents[2] / "GUIDE.md").read_text(encoding="utf-8")
 MOMENT = datetime.now(ZoneInfo("Asia/Ho_Chi_Minh")) - timedelta(minutes=5)
 TODAY = MOMENT.date()
 # the table that the sample ERP does not have, as the recipe describes it
@@ -78,6 +83,16 @@ async def test_the_recipes_tell_what_happens_in_the_sample_erp(erp_database: str
         assert others == [{"rule": "order_confirmed", "key": "DH1001", "state": "superseded"}]
         tickets = await world.rows("SELECT DISTINCT ticket_id FROM listener.finished WHERE key = 'DH2000'")
         assert tickets == await world.rows("SELECT ticket_id FROM public.orders WHERE order_no = 'DH2000'")
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"listener (preview [^`#\n]+)", GUIDE))))
+def test_the_previews_of_the_guide_show_a_message(erp_database: str, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(rules(), encoding="utf-8")
+    args = shlex.split(re.sub(r"--rules \S+", "", command))
+    env = {"LISTENER_DATABASE_URL": erp_database, "LISTENER_RULES": str(path)}
+    said = CliRunner().invoke(main, [*args, "-o", "json"], env=env)
+    assert json.loads(said.stdout)["verdict"] == "send"
 
 
 @pytest.mark.parametrize(
