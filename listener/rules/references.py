@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+from unicodedata import normalize
 
 from listener.model import Op
 from listener.rules.snippets import parameters
@@ -57,14 +58,21 @@ def findings(data: dict[str, Any]) -> Iterator[Finding]:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """A hint: the known name most like `word`, or all of them when they are few."""
     names = list(islice(known, _MANY))
-    if near := nearest(word, names):
-        return f"did you mean {near}?"
-    return f"known: {', '.join(names)}" if 0 < len(names) <= 12 else ""
+    return _alike(word, names) or (f"known: {', '.join(names)}" if 0 < len(names) <= 12 else "")
+
+
+def _alike(word: str, names: list[str]) -> str:
+    """A hint to the one of `names` that is meant, or nothing. Two that differ in nothing to the eye are told apart."""
+    letters = normalize("NFC", word)
+    if twin := next((name for name in names if normalize("NFC", name) == letters), None):
+        return f"its accents are put together otherwise there: copy the name from here, {twin}"
+    near = nearest(word, names)
+    return f"did you mean {near}?" if near else ""
 
 
 def written(word: str) -> str:
     """A name out of the file as a message may repeat it: short, in one line, never a phone number or a long secret."""
-    safe = "".join(c if c.isalnum() or c in "_-. ${}<>" else "?" for c in word[:40])
+    safe = "".join(c if c.isalnum() or c in "_-. ${}<>" else "?" for c in normalize("NFC", word[:40]))
     digits = sum(c.isdigit() for c in safe)
     return f"`{safe}`" if digits < 6 else f"`{safe[:3]}***`"
 
@@ -162,8 +170,7 @@ def _rule(keys: Keys, rule: dict[str, Any], defaults: dict[str, Any], data: dict
         for column in change:
             if column not in columns:
                 message = f"watch {written(rule['on'])} does not look at column {written(column)}"
-                near = nearest(column, columns[:_MANY])
-                hint = f"did you mean {near}?" if near else f"add it to {_at(rule)}"
+                hint = _alike(column, columns[:_MANY]) or f"add it to {_at(rule)}"
                 yield Finding(keys=(*keys, "change", column), message=message, hint=hint, key=True)
     accounts = mapping(data.get("accounts"))
     if "account" not in rule and "account" not in defaults and len(accounts) > 1:
