@@ -38,6 +38,8 @@ _ODD = "[\u00a0\u1680\u2000-\u200f\u202f\u205f\u2060\u3000]"
 _ODD_BLANK = re.compile(
     rf"(?:^[ \t]*(?:-[ \t]*)?|\{{[ \t]*(?=\w+:))(?:\w+[ \t]*(?=:|{_ODD}+[ \t]*:)(?::[ \t]*)?)?({_ODD})", re.MULTILINE
 )
+# To YAML a comment; with a value in it and no blank behind its #, to who wrote it the rest of a text.
+_CUT_OFF = re.compile(r"[ \t]+#(?=\S).*\{\{")
 _ANEW = "delete it and press the space bar"
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})")
 _FRACTION = re.compile(r"-?(?:0|[1-9][0-9]{0,99})\.[0-9]{1,100}")
@@ -150,7 +152,7 @@ def load(text: str, file: str) -> Source:
         line, col = _place(text, odd.start())
         refuse(f"an invisible character U+{ord(odd.group()):04X} stands here", "delete it", line, col)
     odd_blanks = _odd_blanks(text, file)
-    composer = _Composer(yaml.parse(text, Loader=_LOADER), file)
+    composer = _Composer(yaml.parse(text, Loader=_LOADER), file, text.splitlines())
     try:
         root = composer.document()
     except yaml.MarkedYAMLError as error:
@@ -203,8 +205,9 @@ class _StopError(Exception):
 class _Composer:
     """Events to nodes. What can be passed over is noted in `faults` and reading goes on."""
 
-    def __init__(self, events: "Iterator[yaml.Event]", file: str) -> None:
+    def __init__(self, events: "Iterator[yaml.Event]", file: str, lines: list[str]) -> None:
         self.faults: list[Fault] = []
+        self._lines = lines
         self._events = events
         self._file = file
         self._anchors: dict[str, Node] = {}
@@ -285,6 +288,9 @@ class _Composer:
         text: str = event.value
         value: str | int | Decimal | bool | None = text
         if event.implicit[0]:
+            end: Any = event.end_mark
+            if end.line < len(self._lines) and _CUT_OFF.match(self._lines[end.line], end.column):
+                self._note(event, "the # in this text begins a comment: what follows is left out", QUOTE_BRACES)
             if text == "~":
                 self._note(event, "~ is unclear", 'write null for nothing, or "~" for the character')
                 value = None
