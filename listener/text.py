@@ -74,11 +74,15 @@ class _Cleaning(_Translation):
         return char
 
 
+_PLAIN_FORMS = {"đ": "d", "Đ": "D", "€": "EUR", "²": "2", "³": "3"}
+
+
 class _Unaccenting(_Translation):
     def translated(self, char: str) -> str:
         # đ has no decomposition: a mere NFD would lose it ("Đặng" would become "ang").
-        if char in "đĐ€":
-            return {"đ": "d", "Đ": "D", "€": "EUR"}[char]
+        # And 16 m³ of water or 50 m² of land would become 16 m and 50 m.
+        if char in _PLAIN_FORMS:
+            return _PLAIN_FORMS[char]
         return "".join(part for part in unicodedata.normalize("NFD", char) if part in PLAIN)
 
 
@@ -98,7 +102,7 @@ def clean(s: str) -> str:
 
 
 def unaccent(s: str) -> str:
-    """`clean`, then ASCII that is also GSM-7: letters lose their marks, `€` becomes EUR, the rest is dropped."""
+    """`clean`, then ASCII that is also GSM-7: letters lose their marks, `€` becomes EUR, m³ m3, the rest is dropped."""
     return clean(s).translate(_UNACCENTING)
 
 
