@@ -65,6 +65,7 @@ _SESSION: Mapping[str, str] = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "bytea_output": "hex",
+    "extra_float_digits": "1",
     "jit": "off",
     "client_min_messages": "warning",
 }

@@ -15,13 +15,15 @@ _JOIN_KEY = f"{_CONCAT}'/'{_CONCAT}"
 # PostgreSQL passes at most 100 arguments to one function call: name and value for each column.
 _COLUMNS_A_CALL = 50
 # Built-in types beside the simple ones that are written the same whatever the session's settings.
-_STEADY = frozenset({"json", "jsonb", "bytea", "money", "float4", "float8"})
-# What all others are written under: a range of dates, an interval, or dates in a row or an array that is a key.
+_STEADY = frozenset({"json", "jsonb", "bytea", "money"})
+# What all others are written under: a range of dates, an interval, dates in a row or an array that is a key, the digits
+# of a float.
 PINNED: Mapping[str, str] = {
     "DateStyle": "iso, ymd",
     "IntervalStyle": "postgres",
     "TimeZone": "utc",
     "bytea_output": "hex",
+    "extra_float_digits": "1",
 }
 
 

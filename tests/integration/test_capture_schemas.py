@@ -171,6 +171,8 @@ async def test_any_name_of_schema_table_column_and_key(erp: Erp, written: str, n
         ("a tstzrange", "a", "'[2026-01-02 03:04+07,)'", '["2026-01-01 20:04:00+00",)'),
         ("a interval", "a", "'1 month 2 days'", "1 mon 2 days"),
         ("a date[]", "a", "'{31/12/2026}'", "{2026-12-31}"),
+        ("a real", "a", "1234567", "1.234567e+06"),
+        ("a float8", "a", "0.1::float8 + 0.2", "0.30000000000000004"),
     ],
 )
 async def test_a_key_is_the_same_text_in_every_session(
@@ -180,7 +182,8 @@ async def test_a_key_is_the_same_text_in_every_session(
     capture = await erp.watch(table="public.t", columns=["v"], events=["insert", "update", "delete"])
     async with erp.session() as conn:
         await conn.execute("""SET DateStyle = 'SQL, DMY'; SET TimeZone = 'Asia/Ho_Chi_Minh';
-                              SET bytea_output = 'escape'; SET IntervalStyle = 'sql_standard'""")
+                              SET bytea_output = 'escape'; SET IntervalStyle = 'sql_standard';
+                              SET extra_float_digits = 0""")
         await conn.execute(f"INSERT INTO public.t VALUES ({values}, 1)".encode())
         await conn.execute("UPDATE public.t SET v = 2")
         found = await (await erp.db.execute(current_row(capture), {"key": text})).fetchone()

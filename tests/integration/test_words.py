@@ -375,11 +375,12 @@ async def test_a_value_that_the_erps_session_writes_its_own_way_is_the_same_when
         SCHEMA
         + """;
         ALTER TABLE public.stock ADD since timestamptz DEFAULT now(), ADD lasts interval DEFAULT '1 month',
-            ADD days daterange DEFAULT '[2026-11-22,2026-12-01)'"""
+            ADD days daterange DEFAULT '[2026-11-22,2026-12-01)', ADD price real DEFAULT 1234567"""
     )
-    reads = "recheck: true\n    when: new.since and new.lasts and new.days"
+    reads = "recheck: true\n    when: new.since and new.lasts and new.days and new.price"
     async with open_world(database, rules=RULES + rule(reads), schema=schema) as world:
         await world.db.execute("SET TimeZone = 'Asia/Ho_Chi_Minh'; SET IntervalStyle = 'iso_8601'")
+        await world.db.execute("SET extra_float_digits = 0")
         await tell_late(world, A=1)
         await world.once()
         assert await world.states() == {"told A 1": "accepted"}
