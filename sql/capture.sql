@@ -14,6 +14,8 @@
 -- that somebody uses it. `listener db uninstall`, or DROP TRIGGER, frees it.
 
 -- name: body
+-- A table that a `where` looks into may have a column named as a variable is, such as PL/pgSQL's own FOUND.
+#variable_conflict use_column
 {declare}
 BEGIN{moved}{guard}
     -- SET LOCAL listener.mute = 'reason' keeps a transaction's changes out of the normal flow.

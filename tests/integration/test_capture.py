@@ -205,6 +205,23 @@ async def test_where_filters(erp: Erp, where: str) -> None:
     assert await erp.failures() == 0
 
 
+async def test_a_where_may_look_into_a_table_whose_columns_are_named_as_our_variables(erp: Erp) -> None:
+    await erp.run("""CREATE TABLE public.parcels (id int PRIMARY KEY, found boolean, op text);
+                     INSERT INTO public.parcels VALUES (1, true, 'kept'), (2, false, 'kept'), (3, true, 'lost');
+                     CREATE TABLE public.moved (id int, area text, PRIMARY KEY (id, area)) PARTITION BY LIST (area);
+                     CREATE TABLE public.moved_a PARTITION OF public.moved FOR VALUES IN ('a');
+                     CREATE TABLE public.moved_b PARTITION OF public.moved FOR VALUES IN ('b');
+                     INSERT INTO public.moved VALUES (1, 'a'), (2, 'a'), (3, 'a')""")
+    where = "EXISTS (SELECT FROM public.parcels WHERE id = NEW.id AND found AND op = 'kept')"
+    await watch_status(erp, where=where)
+    await erp.run("UPDATE public.orders SET status = 'paid'")
+    assert await erp.captured() == PAID
+    await erp.watch("moved", table="public.moved", columns=["area"], key=["id"], where=where)
+    await erp.run("UPDATE public.moved SET area = 'b'")
+    assert [(op, key) for op, key, _, _ in await erp.captured()] == [("update", "1")]
+    assert await erp.failures() == 0
+
+
 async def test_a_simple_where_costs_an_unrelated_change_nothing(erp: Erp) -> None:
     """It stands in WHEN, so that the function is not even called."""
     await watch_status(erp, where="NEW.status = 'paid'")
