@@ -1,9 +1,10 @@
 """What stands between the database and the wanted triggers, and the steps from the one to the other."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 import psycopg
@@ -52,30 +53,34 @@ async def differences(conn: Connection, captures: Sequence[Capture]) -> list[Dif
     functions = {r["name"]: r for r in await (await conn.execute(SQL["installed_functions"], {})).fetchall()}
     rows = await (await conn.execute(SQL["installed_triggers"], {})).fetchall()
     triggers = {(r["oid"], r["name"]): r for r in rows if not r["copy"]}
+    wanted = {(trigger.oid, trigger.name) for capture in captures for trigger in capture.triggers}
+    surplus = [row for place, row in triggers.items() if place not in wanted]
     steps = [
         Difference(step=Step.REPLACE, watch="", what=row["what"], statement=row["statement"])
         for row in await (await conn.execute(SQL["spoilt"], {})).fetchall()
     ]
     for capture in captures:
+        steps += _drops(conn, (row for row in surplus if _watch(row) == capture.watch))
         there = functions.pop(capture.function, None)
         if there is None or not _is_right(there, capture):
             step = Step.CREATE if there is None else Step.REPLACE
             what = f"function listener.{capture.function}"
             steps.append(Difference(step=step, watch=capture.watch, what=what, statement=capture.function_sql))
         for trigger in capture.triggers:
-            found = triggers.pop((trigger.oid, trigger.name), None)
+            found = triggers.get((trigger.oid, trigger.name))
             what = f"trigger {trigger.name} on {trigger.table}"
             if found is None or found["comment"] != trigger.comment:
                 step = Step.CREATE if found is None else Step.REPLACE
                 steps.append(Difference(step=step, watch=capture.watch, what=what, statement=trigger.statement))
         steps += await _owners_steps(conn, capture)
-    gone = {(row["function"], row["name"]) for row in triggers.values()}
+    gone = {(row["function"], row["name"]) for row in surplus}
     steps += [
         _trigger_step(conn, Step.ENABLE, "enable_trigger", row)
         for row in rows
         if not row["enabled"] and (row["function"], row["name"]) not in gone
     ]
-    steps += [_trigger_step(conn, Step.DROP, "drop_trigger", row) for row in triggers.values()]
+    watches = {capture.watch for capture in captures}
+    steps += _drops(conn, (row for row in surplus if _watch(row) not in watches))
     for name in functions:
         drop = sql.SQL(pieces("capture.sql")["drop_function"]).format(function=sql.Identifier("listener", name))
         steps.append(
@@ -115,57 +120,74 @@ def _is_right(function: Mapping[str, Any], capture: Capture) -> bool:
     return bool(function["body"] == capture.body and function["definer"] and set(function["config"]) == capture.config)
 
 
+def _watch(trigger: Mapping[str, Any]) -> str:
+    """Whose an installed trigger is."""
+    if trigger["function"] == "mark_move":
+        return str(trigger["name"]).partition("listener_")[2].rpartition("_")[0]
+    return str(trigger["function"]).removeprefix("capture_")
+
+
+def _drops(conn: Connection, triggers: Iterable[Mapping[str, Any]]) -> list[Difference]:
+    return [_trigger_step(conn, Step.DROP, "drop_trigger", row) for row in triggers]
+
+
 def _trigger_step(conn: Connection, step: Step, template: str, row: Mapping[str, Any]) -> Difference:
     statement = sql.SQL(pieces("capture.sql")[template]).format(
         trigger=sql.Identifier(row["name"]), table=sql.Identifier(row["schema"], row["table_name"])
     )
     return Difference(
         step=step,
-        watch=row["name"].removeprefix("listener_").rpartition("_")[0]
-        if row["function"] == "mark_move"
-        else row["function"].removeprefix("capture_"),
+        watch=_watch(row),
         what=f"trigger {row['name']} on {row['schema']}.{row['table_name']}",
         statement=statement.as_string(conn).strip(),
     )
 
 
 async def apply(conn: Connection, steps: Sequence[Difference], say: Callable[[str], None]) -> None:
-    """Takes `steps`, each in a transaction of its own, waiting for a busy table only briefly and often.
+    """Takes `steps`, waiting for a busy table only briefly and often.
 
-    Raises `ListenerError` when a table stays locked, the right to it is missing, or PostgreSQL refuses a step.
+    Those of one watch are one transaction: a trigger that runs another function than it was made for writes down what
+    never was, and one that makes way for another may neither leave a gap nor run beside it. Raises `ListenerError` when
+    a table stays locked, the right to it is missing, or PostgreSQL refuses a step.
     """
-    for step in steps:
-        say(f"{step.step.value} {step.what}")
-        for attempt in range(1, _TRIES + 1):
-            try:
-                async with conn.transaction():
-                    # A trigger's lock makes every later writer of the table queue behind it: do not wait long for it.
-                    await conn.execute("SET LOCAL lock_timeout = '1s'")
-                    # No operator or function that an ERP role put in our way is taken for PostgreSQL's own.
-                    await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+    for watch, some in groupby(steps, key=lambda step: step.watch):
+        together = list(some)
+        for batch in [together] if watch else [[step] for step in together]:
+            for step in batch:
+                say(f"{step.step.value} {step.what}")
+            await _take(conn, batch, say)
+
+
+async def _take(conn: Connection, steps: Sequence[Difference], say: Callable[[str], None]) -> None:
+    for attempt in range(1, _TRIES + 1):
+        step = steps[0]
+        try:
+            async with conn.transaction():
+                # A trigger's lock makes every later writer of the table queue behind it: do not wait long for it. And
+                # less than deadlock_timeout, for where we and the ERP wait for each other it is we who give way.
+                await conn.execute("SET LOCAL lock_timeout = '800ms'")
+                # No operator or function that an ERP role put in our way is taken for PostgreSQL's own.
+                await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+                for step in steps:
                     await conn.execute(step.statement.encode(), prepare=False)
-                break
-            except psycopg.errors.LockNotAvailable:
-                if attempt == _TRIES:
-                    raise ListenerError(
-                        f"{step.what}: the table is locked by others; try again at a quieter time"
-                    ) from None
-                say(f"  the table is busy, trying again ({attempt} of {_TRIES})")
-                await asyncio.sleep(attempt * 0.5)
-            except psycopg.errors.InsufficientPrivilege as error:
-                if step.what.startswith("role "):
-                    cure = step.statement.replace("NOLOGIN", "LOGIN PASSWORD '...'")
-                    raise ListenerError(
-                        f"there is no {step.what}; let somebody who may make roles run: {cure}"
-                    ) from None
-                owner = "the table" if step.what.startswith("trigger") else "the schema `listener`"
+            return
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if attempt == _TRIES:
                 raise ListenerError(
-                    f"{step.what}: {error.diag.message_primary}; run it as the owner of {owner}"
+                    f"{step.what}: the table is locked by others; try again at a quieter time"
                 ) from None
-            except psycopg.Error as error:
-                if conn.closed:
-                    raise
-                raise ListenerError(f"{step.what}: {error.diag.message_primary}") from None
+            say(f"  the table is busy, trying again ({attempt} of {_TRIES})")
+            await asyncio.sleep(attempt * 0.5)
+        except psycopg.errors.InsufficientPrivilege as error:
+            if step.what.startswith("role "):
+                cure = step.statement.replace("NOLOGIN", "LOGIN PASSWORD '...'")
+                raise ListenerError(f"there is no {step.what}; let somebody who may make roles run: {cure}") from None
+            owner = "the table" if step.what.startswith("trigger") else "the schema `listener`"
+            raise ListenerError(f"{step.what}: {error.diag.message_primary}; run it as the owner of {owner}") from None
+        except psycopg.Error as error:
+            if conn.closed:
+                raise
+            raise ListenerError(f"{step.what}: {error.diag.message_primary}") from None
 
 
 async def uninstall(conn: Connection, say: Callable[[str], None]) -> None:

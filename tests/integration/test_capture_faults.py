@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import psycopg
 import pytest
@@ -169,6 +170,27 @@ async def test_whatever_is_done_to_what_is_ours_is_found_and_mended(erp: Erp, sp
     await watch(erp)
     await erp.run(PAY)
     assert len(await erp.captured()) == 1
+
+
+@pytest.mark.parametrize("words", [{"events": ["update"]}, {"table": "public.returns"}], ids=["events", "table"])
+async def test_while_the_table_is_busy_a_watch_stays_what_it_was(
+    erp: Erp, monkeypatch: pytest.MonkeyPatch, words: dict[str, Any]
+) -> None:
+    """Its old triggers would run its new function, and write down an insert as the update of a row of NULLs."""
+    await erp.run("CREATE TABLE public.returns (LIKE public.orders INCLUDING ALL)")
+    before = {"table": "public.orders", "columns": ["status"], "events": ["insert", "update"]}
+    await erp.watch(**before)
+    monkeypatch.setattr("listener.capture.install._TRIES", 1)
+    async with erp.session() as busy:
+        await busy.execute("BEGIN; LOCK TABLE public.orders IN ROW EXCLUSIVE MODE")
+        with pytest.raises(ListenerError, match="the table is locked by others"):
+            await erp.watch(**{**before, **words})
+        await busy.execute("""INSERT INTO public.orders (id, status) VALUES (8, 'new');
+                              INSERT INTO public.returns (id, status) VALUES (8, 'new'); COMMIT""")
+    assert [(op, key, old) for op, key, old, _ in await erp.captured()] == [("insert", "8", None)]
+    await erp.watch(**{**before, **words})
+    await erp.run("INSERT INTO public.orders (id, status) VALUES (9, 'new')")
+    assert await erp.captured() == []
 
 
 async def test_a_replicas_role_runs_no_trigger(erp: Erp) -> None:
