@@ -315,7 +315,10 @@ class _Generator:
         conditions: Sequence[sql.Composable],
         call: sql.Composable,
     ) -> Iterable[Trigger]:
-        name = f"listener_{self.name}_{what}"
+        # PostgreSQL runs the triggers of an event in the order of their names. What captures comes before those of the
+        # ERP, which may change the row again: that change is the later one. What looks where a row is going comes after
+        # those that may still have a say in it.
+        name = f"{'~' if what == 'mark' else '+'}listener_{self.name}_{what}"
         condition = sql.SQL("WHEN ({})").format(sql.SQL(" AND ").join(conditions)) if conditions else sql.SQL("")
         for oid, schema, table in ((self.table.oid, self.table.schema, self.table.name), *others):
             parts = {

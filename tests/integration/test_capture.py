@@ -186,6 +186,20 @@ async def test_what_is_rolled_back_is_not_captured(erp: Erp) -> None:
     assert await erp.failures() == 0
 
 
+# -- triggers of the ERP
+
+
+@pytest.mark.parametrize("name", ["a_ship", "zz_ship", '"00 Ship"'])
+async def test_what_the_erps_own_trigger_adds_to_a_change_comes_after_it(erp: Erp, name: str) -> None:
+    await watch_status(erp)
+    await erp.run(f"""CREATE FUNCTION public.ship() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+                          UPDATE public.orders SET status = 'sent' WHERE id = NEW.id; RETURN NULL; END$$;
+                      CREATE TRIGGER {name} AFTER UPDATE ON public.orders
+                          FOR EACH ROW WHEN (NEW.status = 'paid') EXECUTE FUNCTION public.ship();
+                      UPDATE public.orders SET status = 'paid' WHERE id = 1""")
+    assert await erp.captured() == [*PAID, ("update", "1", row(1, "paid"), row(1, "sent"))]
+
+
 # -- where
 
 
@@ -225,7 +239,7 @@ async def test_a_where_may_look_into_a_table_whose_columns_are_named_as_our_vari
 async def test_a_simple_where_costs_an_unrelated_change_nothing(erp: Erp) -> None:
     """It stands in WHEN, so that the function is not even called."""
     await watch_status(erp, where="NEW.status = 'paid'")
-    definition = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'listener_w_update'"
+    definition = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = '+listener_w_update'"
     assert "'paid'" in await erp.value(definition)
     await watch_status(erp, where="upper(NEW.status) = 'PAID'")
     assert "paid" not in (await erp.value(definition)).lower()

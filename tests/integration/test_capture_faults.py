@@ -101,10 +101,10 @@ async def test_postgresql_refuses_to_drop_or_retype_a_watched_column_and_names_t
     """The ERP's upgrade hears of it in time; with CASCADE it goes through and `verify` says what is missing."""
     with pytest.raises(psycopg.Error) as refused:
         await erp.run(f"ALTER TABLE public.orders {change}")
-    assert "listener_w_update" in f"{refused.value} {refused.value.diag.message_detail}"
+    assert "+listener_w_update" in f"{refused.value} {refused.value.diag.message_detail}"
     await erp.run("ALTER TABLE public.orders DROP status CASCADE")
     await erp.run("UPDATE public.orders SET amount = 9")
-    assert [step.what for step in await erp.differences()] == ["trigger listener_w_update on public.orders"]
+    assert [step.what for step in await erp.differences()] == ["trigger +listener_w_update on public.orders"]
 
 
 async def test_a_used_column_may_change_its_type(erp: Erp) -> None:
@@ -129,7 +129,7 @@ async def test_a_table_made_anew_is_named_and_mended(erp: Erp) -> None:
     await erp.run(PAY)
     assert await erp.captured() == []
     wanted = await capture.wanted(erp.db, "w", Watch(table="public.orders", columns=("status",)), ["phone"])
-    assert "trigger listener_w_update on public.orders" in [
+    assert "trigger +listener_w_update on public.orders" in [
         step.what for step in await capture.differences(erp.db, [wanted]) if step.step is Step.CREATE
     ]
     await watch(erp)
@@ -137,13 +137,13 @@ async def test_a_table_made_anew_is_named_and_mended(erp: Erp) -> None:
     assert len(await erp.captured()) == 1
 
 
-@pytest.mark.parametrize("which", ["ALL", "USER", "listener_w_update"])
+@pytest.mark.parametrize("which", ["ALL", "USER", '"+listener_w_update"'])
 async def test_a_disabled_trigger_is_named_and_mended(erp: Erp, which: str) -> None:
     await erp.run(f"ALTER TABLE public.orders DISABLE TRIGGER {which}")
     await erp.run(PAY)
     assert await erp.captured() == []
     (step,) = await erp.differences()
-    assert (step.step, step.what) == (Step.ENABLE, "trigger listener_w_update on public.orders")
+    assert (step.step, step.what) == (Step.ENABLE, "trigger +listener_w_update on public.orders")
     await watch(erp)
     await erp.run(PAY)
     assert len(await erp.captured()) == 1
@@ -152,14 +152,14 @@ async def test_a_disabled_trigger_is_named_and_mended(erp: Erp, which: str) -> N
 @pytest.mark.parametrize(
     "spoil",
     [
-        "DROP TRIGGER listener_w_update ON public.orders",
+        'DROP TRIGGER "+listener_w_update" ON public.orders',
         "DROP FUNCTION listener.capture_w CASCADE",
         """CREATE OR REPLACE FUNCTION listener.capture_w() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
            SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS 'BEGIN RETURN NULL; END'""",
         "ALTER FUNCTION listener.capture_w() SECURITY INVOKER",
         "ALTER FUNCTION listener.capture_w() SET search_path = public",
         "ALTER FUNCTION listener.capture_w() RESET lock_timeout",
-        "COMMENT ON TRIGGER listener_w_update ON public.orders IS 'mine'",
+        """COMMENT ON TRIGGER "+listener_w_update" ON public.orders IS 'mine'""",
         "ALTER TABLE listener.outbox ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
         "ALTER SEQUENCE listener.outbox_id_seq CACHE 50",
     ],
@@ -191,6 +191,17 @@ async def test_while_the_table_is_busy_a_watch_stays_what_it_was(
     await erp.watch(**{**before, **words})
     await erp.run("INSERT INTO public.orders (id, status) VALUES (9, 'new')")
     assert await erp.captured() == []
+
+
+async def test_a_trigger_under_the_name_that_it_once_had_gives_way(erp: Erp) -> None:
+    await erp.run('ALTER TRIGGER "+listener_w_update" ON public.orders RENAME TO listener_w_update')
+    assert [(step.step, step.what) for step in await erp.differences()] == [
+        (Step.DROP, "trigger listener_w_update on public.orders"),
+        (Step.CREATE, "trigger +listener_w_update on public.orders"),
+    ]
+    await watch(erp)
+    await erp.run(PAY)
+    assert len(await erp.captured()) == 1
 
 
 async def test_a_replicas_role_runs_no_trigger(erp: Erp) -> None:
@@ -300,7 +311,7 @@ async def test_an_erp_role_needs_no_right_to_anything_of_ours(erp: Erp) -> None:
             "SELECT nextval('listener.capture_failures')",
             "SELECT setval('listener.promise', 1)",
             "SELECT listener.make_days()",
-            "ALTER TABLE public.orders DISABLE TRIGGER listener_w_update",
+            'ALTER TABLE public.orders DISABLE TRIGGER "+listener_w_update"',
             """CREATE TEMP TABLE t (id int, status text, phone text);
                CREATE TRIGGER fake AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION listener.capture_w()""",
         ):

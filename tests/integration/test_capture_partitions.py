@@ -146,6 +146,17 @@ async def test_a_move_cancelled_or_changed_by_the_erps_own_trigger(erp: Erp) -> 
     assert await erp.captured() == [("update", "2", row(2, "new", 20), row(2, "paid", 99))]
 
 
+async def test_a_move_that_the_erps_own_trigger_brings_about(erp: Erp) -> None:
+    """It works out the column that chooses the partition, and has whatever name."""
+    await watch(erp)
+    await erp.run("""CREATE FUNCTION public.settle() RETURNS trigger LANGUAGE plpgsql AS
+                         $$BEGIN NEW.status := CASE WHEN NEW.id < 0 THEN 'paid' ELSE 'new' END; RETURN NEW; END$$;
+                     CREATE TRIGGER zz_settle BEFORE UPDATE ON public.orders
+                         FOR EACH ROW EXECUTE FUNCTION public.settle();
+                     UPDATE public.orders SET id = -1 WHERE id = 1""")
+    assert await erp.captured() == [("update", "-1", row(1, "new", 10), row(-1, "paid", 10))]
+
+
 # What the ERP's own triggers may do to a move: refuse it, or let the row that comes vanish.
 REFUSING = """
 CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -421,30 +432,30 @@ async def test_a_half_that_could_not_be_captured_is_not_joined_to_the_next(erp: 
 
 async def test_the_triggers_of_statements_are_verified_and_taken_away(erp: Erp) -> None:
     await watch(erp)
-    ours = "SELECT count(*) FROM pg_trigger WHERE tgname ~ '^listener_w_(begin|vanished|end)$'"
+    ours = "SELECT count(*) FROM pg_trigger WHERE tgname ~ '^.listener_w_(begin|vanished|end)$'"
     assert await erp.value(ours) == 6  # on orders and on orders_rest
-    await erp.run("""DROP TRIGGER listener_w_begin ON public.orders_rest;
-                     ALTER TABLE public.orders DISABLE TRIGGER listener_w_vanished;
-                     COMMENT ON TRIGGER listener_w_end ON public.orders IS 'x'""")
+    await erp.run("""DROP TRIGGER "+listener_w_begin" ON public.orders_rest;
+                     ALTER TABLE public.orders DISABLE TRIGGER "+listener_w_vanished";
+                     COMMENT ON TRIGGER "+listener_w_end" ON public.orders IS 'x'""")
     assert {(step.step.value, step.what, step.watch) for step in await erp.differences()} == {
-        ("create", "trigger listener_w_begin on public.orders_rest", "w"),
-        ("replace", "trigger listener_w_end on public.orders", "w"),
-        ("enable", "trigger listener_w_vanished on public.orders", "w"),
+        ("create", "trigger +listener_w_begin on public.orders_rest", "w"),
+        ("replace", "trigger +listener_w_end on public.orders", "w"),
+        ("enable", "trigger +listener_w_vanished on public.orders", "w"),
     }
     erp.captures.clear()
     steps = await erp.differences()
     assert {step.watch for step in steps} == {"w"}
     await capture.apply(erp.db, steps, lambda _: None)
-    assert await erp.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'listener%'") == 0
+    assert await erp.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%listener%'") == 0
 
 
 async def test_a_table_without_partitions_gets_none_of_them(erp: Erp) -> None:
     await erp.run("CREATE TABLE public.plain (id int PRIMARY KEY, v int)")
     made = await erp.watch(table="public.plain", columns=["v"], events=ALL)
     assert [trigger.name for trigger in made.triggers] == [
-        "listener_w_delete",
-        "listener_w_insert",
-        "listener_w_update",
+        "+listener_w_delete",
+        "+listener_w_insert",
+        "+listener_w_update",
     ]
     assert "left_" not in made.function_sql
 
@@ -455,9 +466,9 @@ async def test_partitions_of_later_are_captured_and_a_disabled_one_is_named(erp:
                      UPDATE public.orders SET status = 'void' WHERE id = 1;
                      UPDATE public.orders SET amount = 7 WHERE id = 1""")
     assert len(await erp.captured()) == 2
-    await erp.run("ALTER TABLE public.orders_void DISABLE TRIGGER listener_w_update")
+    await erp.run('ALTER TABLE public.orders_void DISABLE TRIGGER "+listener_w_update"')
     (step,) = await erp.differences()
-    assert (step.step, step.what) == ("enable", "trigger listener_w_update on public.orders_void")
+    assert (step.step, step.what) == ("enable", "trigger +listener_w_update on public.orders_void")
     await erp.run(step.statement)
     assert await erp.differences() == []
 

@@ -241,7 +241,7 @@ def test_a_schema_that_whoever_asks_may_not_use_is_told_once(erp_database: str, 
 def test_triggers_that_are_not_as_the_rules_want(erp_database: str, tmp_path: Path) -> None:
     assert check(erp_database, tmp_path)["ok"]
     with psycopg.connect(erp_database) as erp:
-        erp.execute("ALTER TABLE public.orders DISABLE TRIGGER listener_orders_update")
+        erp.execute('ALTER TABLE public.orders DISABLE TRIGGER "+listener_orders_update"')
     said = CliRunner().invoke(
         main, ["check", str(tmp_path / "rules.yaml"), "--db"], env={"LISTENER_DATABASE_URL": erp_database}
     )

@@ -106,17 +106,17 @@ def test_from_plan_to_uninstall(owner: Owner) -> None:
     assert plan["ok"] is False
     assert [step["what"] for step in plan["steps"] if step["step"] == "create"] == [
         "function listener.capture_order",
-        "trigger listener_order_update on public.orders",
+        "trigger +listener_order_update on public.orders",
         "function listener.capture_cash",
-        "trigger listener_cash_delete on public.Sổ quỹ",
-        "trigger listener_cash_insert on public.Sổ quỹ",
-        "trigger listener_cash_update on public.Sổ quỹ",
-        "trigger listener_cash_mark on public.Sổ quỹ",
-        "trigger listener_cash_moved_out on public.Sổ quỹ",
-        "trigger listener_cash_moved_in on public.Sổ quỹ",
-        "trigger listener_cash_begin on public.Sổ quỹ",
-        "trigger listener_cash_vanished on public.Sổ quỹ",
-        "trigger listener_cash_end on public.Sổ quỹ",
+        "trigger +listener_cash_delete on public.Sổ quỹ",
+        "trigger +listener_cash_insert on public.Sổ quỹ",
+        "trigger +listener_cash_update on public.Sổ quỹ",
+        "trigger ~listener_cash_mark on public.Sổ quỹ",
+        "trigger +listener_cash_moved_out on public.Sổ quỹ",
+        "trigger +listener_cash_moved_in on public.Sổ quỹ",
+        "trigger +listener_cash_begin on public.Sổ quỹ",
+        "trigger +listener_cash_vanished on public.Sổ quỹ",
+        "trigger +listener_cash_end on public.Sổ quỹ",
     ]
     assert catalogue(owner) == before, "plan changes nothing"
     assert owner.json("db", "verify", code=1)["steps"] == plan["steps"]
@@ -211,7 +211,7 @@ def test_missing_rights_are_named(owner: Owner) -> None:
     owner.sql("ALTER TABLE public.orders OWNER TO postgres", owner.superuser)
     result = owner.listener("db", "install")
     assert result.exit_code == 1
-    assert "trigger listener_order_update on public.orders: permission denied" in result.output
+    assert "trigger +listener_order_update on public.orders: permission denied" in result.output
     assert "as the owner of the table" in result.output
     faults = owner.json("check", "--db", code=1)["faults"]
     assert any("public.orders belongs to another role" in fault["message"] for fault in faults)
@@ -238,7 +238,7 @@ def test_a_table_that_stays_locked_is_said_so(owner: Owner, monkeypatch: pytest.
         busy.execute("LOCK TABLE public.orders IN ROW EXCLUSIVE MODE")
         result = owner.listener("db", "install")
     assert result.exit_code == 1
-    assert "listener_order_update on public.orders: the table is locked by others" in result.output
+    assert "+listener_order_update on public.orders: the table is locked by others" in result.output
     assert owner.listener("db", "install").exit_code == 0, "what was done stays done, the rest is done now"
     assert owner.json("db", "verify")["ok"] is True
 

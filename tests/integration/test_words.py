@@ -390,7 +390,7 @@ async def test_a_server_in_trouble_is_no_proof_that_a_late_message_is_stale(data
     # Whatever it takes to read the column fails, as where PostgreSQL's catalogue changes under a query (XX000).
     cast = "CREATE OR REPLACE FUNCTION public.read(public.shown) RETURNS json LANGUAGE plpgsql AS $$ BEGIN {} END $$;"
     trouble = """
-        DROP TRIGGER listener_stock_update ON public.stock;
+        DROP TRIGGER "+listener_stock_update" ON public.stock;
         CREATE TYPE public.shown AS ENUM ('1');
         ALTER TABLE public.stock ALTER amount TYPE public.shown USING '1';
         {}
