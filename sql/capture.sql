@@ -109,7 +109,9 @@ DECLARE
         IF left_behind = 'failed' OR left_behind IS NULL AND TG_ARGV[0] <> 'in' THEN
             RETURN NULL;
         ELSIF left_behind IS NOT NULL THEN
-            OLD := jsonb_populate_record(NULL::{table}, left_behind::jsonb);
+            -- By its number, for the ERP may have given the table another name.
+            EXECUTE format('SELECT * FROM jsonb_populate_record(NULL::%s, $1)', TG_RELID::regclass)
+               INTO OLD USING left_behind::jsonb;
             IF TG_ARGV[0] = 'in' THEN
                 op := 'update';
             ELSE

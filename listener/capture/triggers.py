@@ -150,7 +150,7 @@ class _Generator:
         nothing = sql.SQL("")
         events = {"inserted": "insert", "changed": "update", "deleted": "delete"}
         moved = {name: self._wanted_half(event) for name, event in events.items()}
-        moved |= {"watch": sql.Literal(self.name), "table": self.table.identifier}
+        moved["watch"] = sql.Literal(self.name)
         kept = {
             "watch": sql.Literal(self.name),
             "op": self._op,

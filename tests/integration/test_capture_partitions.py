@@ -146,6 +146,20 @@ async def test_a_move_cancelled_or_changed_by_the_erps_own_trigger(erp: Erp) -> 
     assert await erp.captured() == [("update", "2", row(2, "new", 20), row(2, "paid", 99))]
 
 
+async def test_a_row_that_moves_in_a_table_that_was_renamed(erp: Erp) -> None:
+    await watch(erp, events=["update", "delete"])
+    await erp.run(VANISHING)
+    await erp.run("""ALTER TABLE public.orders RENAME TO "Đơn hàng";
+                     CREATE SCHEMA other; ALTER TABLE public.orders_paid SET SCHEMA other""")
+    await erp.run("""UPDATE public."Đơn hàng" SET status = 'paid' WHERE id = 1;
+                     UPDATE public."Đơn hàng" SET status = 'paid', amount = -1 WHERE id = 2""")
+    assert await erp.captured() == [
+        ("update", "1", row(1, "new", 10), row(1, "paid", 10)),
+        ("delete", "2", row(2, "new", 20), None),
+    ]
+    assert await erp.failures() == 0
+
+
 async def test_a_move_that_the_erps_own_trigger_brings_about(erp: Erp) -> None:
     """It works out the column that chooses the partition, and has whatever name."""
     await watch(erp)
