@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -162,6 +163,12 @@ async def set_session(conn: Connection, values: Mapping[str, str]) -> None:
 async def end_frozen(conn: Connection) -> None:
     """Frees what another replica of this role holds while it stands still in the middle of a transaction."""
     await conn.execute(SQL["end_frozen"], {})
+
+
+def refusal(error: psycopg.Error) -> str:
+    """What PostgreSQL said, and in which function: what defines something runs the event triggers of others too."""
+    function = re.search(r"function \S+\(\)", error.diag.context or "")
+    return f"{error.diag.message_primary} (in {function[0]})" if function else str(error.diag.message_primary)
 
 
 def _without_secrets(error: psycopg.Error, url: str) -> str:

@@ -16,7 +16,7 @@ from functools import cache
 import psycopg
 from psycopg import sql
 
-from listener.database import Connection
+from listener.database import Connection, refusal
 from listener.errors import ListenerError
 from listener.queries import read, sql_folder
 
@@ -106,7 +106,12 @@ async def _run(conn: Connection, migration: Migration) -> None:
             return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             await asyncio.sleep(min(1.0, attempt * 0.1))
-        except psycopg.errors.InsufficientPrivilege as error:
+        except psycopg.Error as error:
+            if conn.closed:
+                raise
+            said = f"migration {migration.name}: {refusal(error)}"
+            if not isinstance(error, psycopg.errors.InsufficientPrivilege) or error.diag.context:
+                raise ListenerError(said) from None
             grant = sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(
                 sql.Identifier(conn.info.dbname), sql.Identifier(conn.info.user)
             )
@@ -115,7 +120,7 @@ async def _run(conn: Connection, migration: Migration) -> None:
                 if migration.number == 1
                 else "run it as the owner of the schema `listener`"
             )
-            raise ListenerError(f"{error.diag.message_primary}; {cure}") from None
+            raise ListenerError(f"{said}; {cure}") from None
     raise ListenerError(f"migration {migration.name}: its tables are locked by others; try again at a quieter time")
 
 

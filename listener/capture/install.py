@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from listener.capture.triggers import Capture
-from listener.database import Connection
+from listener.database import Connection, refusal
 from listener.errors import ListenerError
 from listener.queries import load, pieces
 
@@ -178,16 +178,17 @@ async def _take(conn: Connection, steps: Sequence[Difference], say: Callable[[st
                 ) from None
             say(f"  the table is busy, trying again ({attempt} of {_TRIES})")
             await asyncio.sleep(attempt * 0.5)
-        except psycopg.errors.InsufficientPrivilege as error:
+        except psycopg.Error as error:
+            if conn.closed:
+                raise
+            said = f"{step.what}: {refusal(error)}"
+            if not isinstance(error, psycopg.errors.InsufficientPrivilege) or error.diag.context:
+                raise ListenerError(said) from None
             if step.what.startswith("role "):
                 cure = step.statement.replace("NOLOGIN", "LOGIN PASSWORD '...'")
                 raise ListenerError(f"there is no {step.what}; let somebody who may make roles run: {cure}") from None
             owner = "the table" if step.what.startswith("trigger") else "the schema `listener`"
-            raise ListenerError(f"{step.what}: {error.diag.message_primary}; run it as the owner of {owner}") from None
-        except psycopg.Error as error:
-            if conn.closed:
-                raise
-            raise ListenerError(f"{step.what}: {error.diag.message_primary}") from None
+            raise ListenerError(f"{said}; run it as the owner of {owner}") from None
 
 
 async def uninstall(conn: Connection, say: Callable[[str], None]) -> None:

@@ -223,6 +223,30 @@ def test_missing_rights_are_named(owner: Owner) -> None:
     assert result.exit_code == 1 and "permission denied" in result.output
 
 
+@pytest.mark.parametrize(
+    ("grantee", "said"),
+    [
+        ("pg_monitor", "permission denied for table ddl_log (in function audit())"),
+        # where our own functions make tables, on a path of their own
+        ("PUBLIC", 'relation "ddl_log" does not exist (in function audit())'),
+    ],
+)
+def test_an_event_trigger_that_fails_is_told_as_what_it_is(owner: Owner, grantee: str, said: str) -> None:
+    owner.sql(
+        f"""CREATE TABLE public.ddl_log (tag text);
+            GRANT INSERT ON public.ddl_log TO {grantee};
+            CREATE FUNCTION public.audit() RETURNS event_trigger LANGUAGE plpgsql AS
+                $$BEGIN INSERT INTO ddl_log VALUES (tg_tag); END$$;
+            CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION public.audit()""",
+        owner.superuser,
+    )
+    result = owner.listener("db", "install")
+    assert result.exit_code == 1 and f"migration 0001_listener: {said}" in result.output, result.output
+    assert "GRANT" not in result.output
+    owner.sql("DROP EVENT TRIGGER audit", owner.superuser)
+    assert owner.listener("db", "install").exit_code == 0
+
+
 def test_a_schema_of_that_name_that_is_not_ours_is_left_alone(owner: Owner) -> None:
     owner.sql("CREATE SCHEMA listener; CREATE TABLE listener.mine (id int)")
     result = owner.listener("db", "install")
