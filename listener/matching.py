@@ -7,7 +7,7 @@ durable together with everything before it.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Protocol
 
@@ -40,6 +40,10 @@ JUDGING = 1.0
 TURN = 0.02
 # a lookup that only passes for broken is tried so often before the change is given up to a person
 PATIENCE = 5
+
+# A change without a column that the rules in force use was captured for others: `db install` has just prepared the way
+# for them, and they come into force with the next look at the file. For so long it waits for them.
+FOR_NEW_RULES = timedelta(seconds=10)
 
 Notice = Callable[[Change, Sequence[Verdict]], None]
 
@@ -86,6 +90,9 @@ class Matcher:
         self._failures = 0
         # lookups in a row that only passed for broken
         self._passing = 0
+        # of the rules of this version, the columns that they use of each watch
+        self._version = -1
+        self._used: dict[str, frozenset[str] | None] = {}
 
     async def close(self) -> None:
         await self.link.close()
@@ -122,7 +129,8 @@ class Matcher:
                     lock, rows = await self._take(conn)
                     newer = lock["version"] if lock["version"] != rules.version else None
                     if lock["mine"] and rows and newer is None:
-                        changes = self._taken = [Change.of(row) for row in rows]
+                        changes = self._taken = self._for_these(rules, rows)
+                    if changes:
                         planned = await self._decide(conn, rules, changes, lock["suppression"], rows[0]["now"])
                         changes = changes[: len(planned.verdicts)]
                         terms = self._offer(rules, changes, planned, rows[0]["now"]) if at_once else None
@@ -162,6 +170,15 @@ class Matcher:
         lock = await mine.fetchone()
         assert lock is not None
         return lock, await taken.fetchall()
+
+    def _for_these(self, rules: RuleSet, rows: Sequence[DictRow]) -> list[Change]:
+        """The changes without those that wait for other rules."""
+        if self._version != rules.version:
+            self._version = rules.version
+            self._used = {name: rules.used_columns(name) for name in rules.rules.watch}
+        changes = [Change.of(row) for row in rows]
+        late = rows[0]["now"] - FOR_NEW_RULES
+        return [c for c in changes if c.at < late or (self._used.get(c.watch) or frozenset()) <= c.row.keys()]
 
     async def _decide(
         self, conn: Connection, rules: RuleSet, changes: Sequence[Change], suppression: bool, now: datetime

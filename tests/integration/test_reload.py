@@ -1,6 +1,7 @@
 """Reload: whole or not at all, one version for all replicas, the last good rules kept."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -123,6 +124,7 @@ async def test_a_replica_with_an_older_file_follows_the_fleet(database: str) -> 
             assert (await world.one("SELECT rules_version FROM listener.fleet"))["rules_version"] == 2
 
 
+NARROWER = rules_text(ticket="{thread: new.topic}")
 WIDER = rules_text().replace('"{{ new.body }}"', '"{{ new.body }} {{ new.id }}"')
 
 
@@ -139,6 +141,40 @@ async def test_rules_that_need_another_column_wait_for_the_install(database: str
         await world.note("a", "second")
         await world.settled()
         assert world.arrived() == ["first", "second 2"]
+
+
+async def test_a_change_that_was_captured_for_the_rules_to_come_waits_for_them(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`db install` comes first: from then on a column that only the old rules use is no longer written."""
+    monkeypatch.setattr("listener.rulebook.POLL", 60)
+    async with open_world(database) as world, world.service() as service:
+        world.use_rules(NARROWER)
+        service.reload.set()
+        await world.until("SELECT faults <> '[]' FROM listener.fleet", seconds=5)
+        await world.install()
+        async with world.db.transaction():
+            await world.note("a", "for the new")
+            await world.db.execute(
+                """INSERT INTO listener.outbox (watch, op, key, new)
+                   SELECT watch, op, 'b', new || '{"body": "for the old", "topic": "b", "ticket_id": null}'
+                     FROM listener.outbox"""
+            )
+        await world.until("SELECT EXISTS (SELECT FROM listener.messages WHERE state = 'accepted')")
+        assert await world.states() == {"for the old": "accepted"}
+        service.reload.set()
+        await world.settled()
+        assert await world.states() == {"for the old": "accepted", "for the new": "accepted"}
+
+
+async def test_a_column_that_stays_away_rejects_the_message(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("listener.matching.FOR_NEW_RULES", timedelta(0))
+    async with open_world(database) as world:
+        await world.note("a", "first")
+        await world.db.execute("UPDATE listener.outbox SET new = new - 'body'")
+        await world.once()
+        (message,) = await world.messages()
+        assert (message["state"], message["reason"]) == ("rejected", 'new has no column "body"')
 
 
 async def test_rules_that_need_another_column_install_it_where_allowed(database: str) -> None:
