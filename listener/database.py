@@ -67,6 +67,8 @@ _SESSION: Mapping[str, str] = {
     "IntervalStyle": "postgres",
     "bytea_output": "hex",
     "extra_float_digits": "1",
+    # names are compared as PostgreSQL writes them
+    "quote_all_identifiers": "off",
     "jit": "off",
     "client_min_messages": "warning",
 }

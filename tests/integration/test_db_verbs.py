@@ -223,6 +223,17 @@ def test_missing_rights_are_named(owner: Owner) -> None:
     assert result.exit_code == 1 and "permission denied" in result.output
 
 
+def test_a_database_that_quotes_all_names_is_in_order_after_the_install(owner: Owner) -> None:
+    (name,) = owner.sql("SELECT current_database()")[0]
+    owner.sql(
+        f"""ALTER DATABASE {name} SET quote_all_identifiers = on;
+            DO $$ BEGIN CREATE ROLE sender LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$""",
+        owner.superuser,
+    )
+    assert owner.listener("db", "install", "--daemon-role", "sender").exit_code == 0
+    assert owner.json("db", "plan") == {"ok": True, "steps": []}
+
+
 @pytest.mark.parametrize(
     ("grantee", "said"),
     [
