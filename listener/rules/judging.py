@@ -188,14 +188,19 @@ def judge_joined(
     verdict = judge(compiled, change, moves, names, now, mode)
     begun = group or Group(old=change.old, since=change.at)
     wait_until = min(now + coalesce.wait, max(begun.since, now - coalesce.max_wait) + coalesce.max_wait)
-    quiet = compiled.rule.quiet_hours
     messages = tuple(
-        replace(m, due_at=after_quiet(max(wait_until, m.due_at or now), quiet, compiled.zone), group=begun)
-        if m.state is State.WAITING
-        else m
+        replace(_not_before(m, wait_until, compiled), group=begun) if m.state is State.WAITING else m
         for m in verdict.messages
     )
     return replace(verdict, messages=messages, group=begun if messages else None, replaces=group is not None)
+
+
+def _not_before(message: Planned, moment: datetime, compiled: CompiledRule) -> Planned:
+    """Due at `moment` at the soonest. The quiet hours that this may come into do not make it older."""
+    assert message.due_at is not None and message.expires_at is not None
+    soonest = max(moment, message.due_at)
+    due_at = after_quiet(soonest, compiled.rule.quiet_hours, compiled.zone)
+    return replace(message, due_at=due_at, expires_at=message.expires_at + (due_at - soonest))
 
 
 def _back_again(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, columns: tuple[str, ...]) -> bool:
@@ -307,9 +312,10 @@ class _Plan:
                 return Planned(**common, phone=phone, state=State.SUPPRESSED, reason="mode allowlist: not on the list")
         quiet = self.rule.quiet_hours
         meant_for = after_quiet(self.change.at, quiet, self.compiled.zone)
-        due_at = after_quiet(max(self.change.at, self.now), quiet, self.compiled.zone)
+        soonest = max(self.change.at, self.now)
+        due_at = after_quiet(soonest, quiet, self.compiled.zone)
         expires_at = meant_for + self.rule.expires
-        expired = due_at >= expires_at
+        expired = soonest >= expires_at
         quiet_at, quiet_until = next_quiet(due_at, quiet, self.compiled.zone)
         return Planned(
             **common,
@@ -317,7 +323,8 @@ class _Plan:
             state=State.EXPIRED if expired else State.WAITING,
             reason="too old: the change is longer ago than `expires`" if expired else None,
             due_at=due_at,
-            expires_at=expires_at,
+            # The quiet hours do not make it older, be they those of the change or those it came into on its way here.
+            expires_at=expires_at + (due_at - max(soonest, meant_for)),
             quiet_at=quiet_at,
             quiet_until=quiet_until,
         )

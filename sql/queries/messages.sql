@@ -191,14 +191,17 @@ SELECT made.*, %(lease)s::bigint AS lease, (pg_current_wal_insert_lsn() - '0/0':
   FROM made;
 
 -- name: hush
--- Late messages at the head of claimed threads that would fall into quiet hours wait until these are over.
+-- Late messages at the head of claimed threads that would fall into quiet hours wait until these are over, and do not grow
+-- older meanwhile.
 UPDATE listener.message m
    SET due_at = greatest(m.due_at, m.quiet_until), order_at = greatest(m.order_at, m.quiet_until),
+       expires_at = m.expires_at + (greatest(m.due_at, m.quiet_until, statement_timestamp())
+                                    - greatest(m.due_at, statement_timestamp())),
        quiet_at = m.quiet_at + n.days * interval '1 day', quiet_until = m.quiet_until + n.days * interval '1 day'
   FROM (SELECT x.id, greatest(1, ceil(extract(epoch FROM clock_timestamp() - x.quiet_until) / 86400)) AS days
           FROM listener.message x
          WHERE x.id = ANY(ARRAY(SELECT h.id FROM listener.thread t, listener.head(t.id) AS h WHERE t.lease = %(lease)s))
-           AND x.quiet_at <= clock_timestamp()) AS n
+           AND x.quiet_at <= clock_timestamp() AND x.expires_at > clock_timestamp()) AS n
  WHERE m.id = n.id;
 
 -- name: arm

@@ -11,6 +11,7 @@ from listener import database as connections
 from listener.database import Connection, connect
 from listener.errors import OutOfReachError
 from listener.settings import Settings
+from listener.simulator.gateway.faults import Answer, Fault
 from tests.support.roles import DAEMON, install_roles, settings_of
 from tests.support.verbs import verb
 from tests.support.world import World, open_world
@@ -195,6 +196,29 @@ async def test_quiet_hours_hold_also_what_is_late(database: str) -> None:
         await world.db.execute("UPDATE listener.message SET due_at = now(); UPDATE listener.thread SET next_at = now()")
         await world.once()
         assert world.arrived() == ["told A 1"]
+
+
+async def test_what_a_person_retries_in_the_quiet_hours_is_sent_at_their_end(database: str) -> None:
+    body = (
+        f"quiet_hours: {{from: {datetime.now(VIETNAM) + timedelta(hours=2):%H:%M}, to: {datetime.now(VIETNAM):%H:%M}}}"
+    )
+    async with open_world(database, rules=RULES + rule(body), schema=SCHEMA) as world:
+        world.gateway.add_fault(Fault(action=Answer(status=500), times=1))
+        await set_amount(world, "A", 1)
+        await world.once()
+        assert await world.states() == {"told A 1": "unknown"}
+        # It is night by now.
+        await world.db.execute(
+            "UPDATE listener.message SET quiet_at = now() - interval '1 h', quiet_until = now() + interval '9 h'"
+        )
+        asked = await verb(world.environment(), "retry", 1)
+        assert asked.code == 0, asked.err
+        await world.once()
+        row = await world.one(
+            """SELECT state, due_at > now() + interval '8 h 59 min' AS put_off,
+                      expires_at - due_at > interval '59 min' AS in_time FROM listener.message"""
+        )
+        assert row == {"state": "waiting", "put_off": True, "in_time": True}
 
 
 async def test_a_cap_is_per_phone_and_time(database: str) -> None:

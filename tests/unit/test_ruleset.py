@@ -233,6 +233,17 @@ def test_a_change_of_the_night_matched_in_the_morning_is_not_too_old() -> None:
     assert (message.state, message.due_at) == (State.WAITING, MORNING + timedelta(minutes=30))
 
 
+@pytest.mark.parametrize("words", [{}, {"coalesce": {"wait": "10s", "max_wait": "1m"}}])
+def test_what_comes_into_the_quiet_on_its_way_is_sent_at_their_end(words: dict[str, Any]) -> None:
+    begin = MORNING - timedelta(hours=10)
+    made_at, matched_at = begin - timedelta(seconds=3), begin - timedelta(seconds=2) if words else begin
+    message = made({**NIGHT, **words}, change(at=made_at), now=matched_at)
+    assert (message.state, message.due_at) == (State.WAITING, MORNING)
+    # As old at the end of the quiet as it was at their beginning.
+    waited = timedelta(seconds=11 if words else 3)
+    assert message.expires_at == MORNING + timedelta(hours=6) - waited
+
+
 @pytest.mark.parametrize("late", [timedelta(hours=6), timedelta(days=3)])
 def test_a_change_that_is_too_old_is_expired_and_not_lost(late: timedelta) -> None:
     message = made({}, change(), now=NOON + late)
