@@ -85,8 +85,13 @@ async def act(
     note = f"{_DONE[verb]} by {by}" + (f": {words}" if words else "")
     args: dict[str, Any] = {"ids": list(ids), "note": note}
     rules = await overview.rules_in_force(conn) if verb is Verb.RETRY else None
+    # Whoever releases a rule's messages lets go of its brake too, or the next one is held again.
+    braked = filters.get("rule") if verb is Verb.RELEASE and filters else None
     async with conn.transaction():
         await conn.execute(SQL["my_turn"], {})
+        if braked:
+            await conn.execute(SQL["lock_matcher"], {})
+            await conn.execute(SQL["release_brakes"], {"rule": braked})
         if verb is Verb.RETRY:
             await conn.execute(SQL["threads_again"], args)
         rows = await (await conn.execute(SQL["lock_threads"], args)).fetchall()
@@ -99,9 +104,6 @@ async def act(
                 await _judge_anew(conn, settings, rules, args, deed)
             case Verb.CANCEL | Verb.RELEASE:
                 await _do(conn, verb.value, args, deed)
-        if verb is Verb.RELEASE and filters and filters.get("rule"):
-            # Whoever releases a rule's messages lets go of its brake too, or the next one is held again.
-            await conn.execute(SQL["release_brakes"], {"rule": filters["rule"]})
         if verb is not Verb.RELEASE:
             await conn.execute(SQL["end_ticket_wait"], {"threads": threads})
         await messages.requeue(conn, threads)

@@ -127,6 +127,8 @@ UPDATE listener.message SET state = 'waiting', held_by = NULL, reason = %(note)s
 RETURNING id, state;
 
 -- name: release_brakes
+-- What the rule made so far was meant, so its count begins anew: or its next message would be held again.
+WITH counted AS (DELETE FROM listener.rule_minute WHERE rule = %(rule)s)
 DELETE FROM listener.brake WHERE rule = %(rule)s RETURNING rule;
 
 -- name: standing

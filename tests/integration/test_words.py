@@ -245,6 +245,14 @@ async def test_a_brake_holds_the_rule_alone_until_a_person_releases_it(database:
         assert [states[f"told {item} 1"] for item in "ABCDEF"] == ["accepted"] * 3 + ["held"] * 3
         assert [states[f"other {item} 1"] for item in "ABCDEF"] == ["accepted"] * 6
         assert (await world.one("SELECT rule FROM listener.brake"))["rule"] == "told"
+        released = await verb(world.environment(), "release", "--rule", "told", "--yes")
+        assert released.code == 0, released.err
+        # What was let go is not counted again.
+        for item in "GHIJ":
+            await set_amount(world, item, 1)
+        await world.once()
+        states = await world.states()
+        assert [states[f"told {item} 1"] for item in "ABCDEFGHIJ"] == ["accepted"] * 9 + ["held"]
 
 
 async def test_a_phone_on_the_suppression_list_gets_nothing(database: str) -> None:
