@@ -150,8 +150,11 @@ async def release_muted(
 
 
 async def _do(conn: Connection, query: str, args: Mapping[str, Any], deed: Deed) -> None:
-    rows = await (await conn.execute(SQL[query], args)).fetchall()
-    deed.done |= {row["id"]: State(row["state"]) for row in rows}
+    for row in await (await conn.execute(SQL[query], args)).fetchall():
+        if row.get("too_old"):
+            deed.skipped[row["id"]] = "it grew too old while it was held and expires; `listener retry` sends it now"
+        else:
+            deed.done[row["id"]] = State(row["state"])
 
 
 async def _judge_anew(

@@ -219,6 +219,8 @@ _KNOWN = tuple(
          "quy tắc đang dùng không tạo tin nào khác từ thay đổi này"),
         ("there is no such message", "không có tin này"),
         ("a pause holds it: `listener resume` lets it go", "tin đang bị tạm dừng giữ lại; `listener resume` để thả"),
+        ("it grew too old while it was held and expires; `listener retry` sends it now",
+         "tin đã quá hạn trong lúc bị giữ nên không gửi nữa; muốn gửi ngay thì `listener retry`"),
         ("it is being sent right now", "tin đang được gửi ngay lúc này"),
         ("it waits to be sent already", "tin đã chờ gửi sẵn"),
         ("CareSoft has accepted it", "CareSoft đã nhận tin này"),

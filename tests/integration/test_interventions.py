@@ -221,6 +221,22 @@ async def test_release_and_cancel_by_filter_need_a_yes_where_nobody_can_be_asked
         assert await state(world, "one") == "cancelled"
 
 
+async def test_what_grew_too_old_while_it_was_held_is_told_and_not_counted_as_released(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text(defaults="brake: 1/h")) as world:
+        await world.notes([("a", "sent"), ("b", "old"), ("c", "young")])
+        await world.once()
+        await world.db.execute("UPDATE listener.message SET expires_at = now() WHERE text = 'old'")
+        released = await say(world, "release", "--rule", "note", "--yes")
+        assert released.out == "release: 1 message\n"
+        old = await number(world, "old")
+        assert f"message {old} left alone: it grew too old while it was held" in released.err
+        await world.once()
+        assert await world.states() == {"sent": "accepted", "old": "expired", "young": "accepted"}
+        assert (await say(world, "retry", old)).code == 0
+        await world.once()
+        assert await state(world, "old") == "accepted"
+
+
 async def test_a_phone_on_the_suppression_list_is_not_retried(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         world.gateway.add_fault(LOST)
