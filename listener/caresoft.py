@@ -234,16 +234,19 @@ def read_answer(
             if ticket is not None and _ABOUT_TICKET.search(message):
                 return TicketRefused(reason=reason, status=status)
             return Rejected(reason=reason, status=status)
-        case 401 | 403:
+        case 401:
             return Unauthorized(status=status)
         # Knocking on makes a lock-out longer, so it is recognised also in what is no JSON (the documentation itself has
         # samples with keys unquoted).
         case 404 if _LOCK_OUT.search(said := message or body.decode(errors="replace")):
             minutes = _MINUTES.search(said)
             return LockedOut(minutes=int(minutes[1]) if minutes else _LOCK_OUT_MINUTES)
-        case 404 if ticket is not None and _ABOUT_TICKET.search(message):
-            # One order's ticket that is gone must not stop the whole account as a wrong address would.
+        case 403 | 404 | 409 | 410 if ticket is not None and _ABOUT_TICKET.search(message):
+            # One order's ticket that is gone, closed or another's must not stop the whole account as a wrong token or a
+            # wrong address would.
             return TicketRefused(reason=message, status=status)
+        case 403:
+            return Unauthorized(status=status)
         case 429:
             return RateLimited(retry_after=_seconds(retry_after))
         case 408:

@@ -130,7 +130,7 @@ async def test_a_refusal_may_come_as_200() -> None:
     assert outcome == Rejected(reason="content is required", status=200)
 
 
-@pytest.mark.parametrize("status", [200, 400, 404])
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 409, 410])
 async def test_a_refusal_for_the_ticket_is_told_apart(status: int) -> None:
     data = answer(f"{status} X", b'{"code":"errors","message":"Ticket not found"}')
     assert await outcome_of(data, ticket=5) == TicketRefused(reason="Ticket not found", status=status)
