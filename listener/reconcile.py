@@ -131,9 +131,13 @@ class Reconciler:
 async def _refused(
     conn: Connection, name: str, lease: int, began: datetime, outcome: Outcome, token_print: str
 ) -> None:
-    """A refusal that is about the account stops it as it would for an SMS; any other says nothing."""
-    if not isinstance(outcome, RateLimited | LockedOut | Unauthorized | Unreachable):
-        return
+    """A refusal that is about the account stops it as it would for an SMS; any other says nothing, such as a 403: not
+    everybody who may send may also read, or read this ticket."""
+    match outcome:
+        case RateLimited() | LockedOut() | Unauthorized(status=401) | Unreachable():
+            pass
+        case _:
+            return
     async with conn.transaction():
         standing = await accounts.standing(conn, name)
         if not standing.is_news(lease, began) and not isinstance(outcome, LockedOut):

@@ -93,6 +93,21 @@ async def test_looking_keeps_the_pace_and_a_refusal_stops_the_account(erp_databa
         assert set((await world.states()).values()) == {"accepted"}
 
 
+async def test_a_token_that_may_send_and_not_read_goes_on_sending(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(Fault(action=Answer(status=403), endpoint=Endpoint.TICKET, times=None))
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), content="lost"))
+        await world.note("a", "lost", ticket=ticket(world))
+        async with world.service():
+            await world.until("SELECT looks = 1 FROM listener.message")
+            # Looked for again, for which the first answer was dealt with.
+            await world.db.execute("UPDATE listener.message SET look_at = now()")
+            await world.until("SELECT looks = 2 FROM listener.message", seconds=10)
+            await world.note("b", "next")
+            await world.settled()
+        assert await world.states() == {"lost": "unknown", "next": "accepted"}
+
+
 async def test_a_refusal_that_is_older_than_a_lock_out_does_not_shorten_it(erp_database: str) -> None:
     answering = asyncio.Event()
 
