@@ -137,9 +137,14 @@ class Delivery:
         return sender, work
 
     def moved(self) -> dict[str, float]:
-        """The monotonic time at which each loop last moved; one that only waits for work moves all the time."""
-        loops = {f"deliver {name}": sender.turned_at for name, sender in self._senders.items()}
+        """The monotonic time at which each loop last moved; one that only waits for work moves all the time, one whose
+        token cannot be had does not."""
+        loops = {f"deliver {name}": sender.moved_at for name, sender in self._senders.items()}
         return {**loops, "settle": monotonic() if self._writing_since is None else self._writing_since}
+
+    def turned(self) -> dict[str, float]:
+        """The monotonic time at which each account's loop last came round, in vain or not."""
+        return {f"deliver {name}": sender.turned_at for name, sender in self._senders.items()}
 
     @property
     def idle(self) -> bool:
@@ -193,6 +198,7 @@ class Delivery:
             sender.wake.clear()
             sender.turned_at = monotonic()
             if sender.account is None or sender.room <= 0:
+                sender.moved_at = sender.turned_at
                 await wait_for_any(sender.wake, stopping, seconds=POLL)
                 continue
             token = secrets.randbits(62)
@@ -235,6 +241,7 @@ class Delivery:
         self, name: str, sender: Sender, account: Account, token: int, want: int
     ) -> tuple[messages.Look, Work]:
         access = accounts.access(name, account)
+        sender.moved_at = monotonic()
         async with self._leasing.use() as conn:
             if sender.token_print != (mark := accounts.token_print(access.token)):
                 await accounts.new_token(conn, name, access.token)

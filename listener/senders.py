@@ -35,8 +35,9 @@ class Sender:
     may_be_unwritten: int = UNWRITTEN
     # nothing goes at once before this time, monotonic: as far as is known there is no slot, or others wait for one
     at_once_from: float = float("-inf")
-    # when its loop last turned
+    # when its loop last turned, and when it last turned and could have sent something
     turned_at: float = field(default_factory=monotonic)
+    moved_at: float = field(default_factory=monotonic)
 
     @property
     def room(self) -> int:

@@ -148,8 +148,7 @@ class Service:
     async def _keep_telling(self, health: Health, book: Rulebook, lookout: Lookout, delivery: Delivery) -> None:
         def turned() -> dict[str, float]:
             # The settler is left out: it has no more to say than these while the database is away.
-            loops = {name: at for name, at in delivery.moved().items() if name != "settle"}
-            return {"match": lookout.turned_at, **loops}
+            return {"match": lookout.turned_at, **delivery.turned()}
 
         def status() -> str:
             fine = f"rules version {book.current.version}, mode {self.settings.mode}"

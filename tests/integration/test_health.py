@@ -65,6 +65,23 @@ async def test_a_database_that_is_gone_shows_within_the_minute(
                 await asyncio.sleep(0.05)
 
 
+async def test_an_account_whose_token_cannot_be_read_stands_still(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_module, "STALE", 2.5)
+    async with open_world(erp_database) as world, world.service() as service:
+        token = world.token_file.read_text()
+        world.token_file.unlink()
+        async with asyncio.timeout(20):
+            while (answer := await ask(service.address, "/healthz"))[0] != 503:
+                await asyncio.sleep(0.05)
+        assert "deliver main has not moved" in answer[2]
+        world.token_file.write_text(token)
+        await world.note("a", "one")
+        await world.settled()
+        assert (await ask(service.address, "/healthz"))[0] == 200
+
+
 def test_each_part_that_stands_still_is_named() -> None:
     now = time.monotonic()
     health = Health(
