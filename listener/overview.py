@@ -23,6 +23,8 @@ MESSAGE_KEYS = (
     "id", "rule", "watch", "key", "thread", "state", "reason", "phone", "text", "parts", "encoding", "ticket_id",
     "attempts", "created_at", "due_at", "settled_at",
 )  # fmt: skip
+# why nothing goes by an account that messages wait for and the rules have lost
+GONE = "it is not in the rules any more; put it back, or cancel what waits for it"
 _FILTERS = {
     "ids": sql.SQL("id = ANY(%(ids)s)"),
     "rule": sql.SQL("rule = %(rule)s"),
@@ -128,7 +130,12 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
     counts |= {r["state"]: r["n"] for r in await (await conn.execute(SQL["counts"], {})).fetchall()}
     rules = await rules_in_force(conn)
     rates = {name: a.rate.per_second for name, a in rules.rules.accounts.items()} if rules else {}
+    backlog = await (await conn.execute(SQL["backlog"], {})).fetchall()
     known = await accounts.all_accounts(conn)
+    gone = {row["account"] for row in backlog} - rates.keys() if rules else set()
+    for row in known:
+        if row["name"] in gone:
+            row |= {"paused_until": pauses.ENDLESS, "pause_reason": GONE}
     failures = await capture_failures(conn)
     outbox = await one("outbox")
     lost = await one("lost_replicas")
@@ -139,7 +146,7 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
         "outbox_oldest_s": outbox["oldest_s"],
         "messages": counts,
         "oldest_waiting_s": (await one("oldest_waiting"))["seconds"],
-        "eta_s": eta(await (await conn.execute(SQL["backlog"], {})).fetchall(), rates, stopped, datetime.now(UTC)),
+        "eta_s": eta(backlog, rates, stopped, datetime.now(UTC)),
         "accounts": {
             row["name"]: {
                 "rate": rates.get(row["name"]),

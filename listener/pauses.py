@@ -9,7 +9,7 @@ import getpass
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import MAXYEAR, datetime
+from datetime import MAXYEAR, UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -86,6 +86,10 @@ async def audit(conn: Connection, by: str, verb: str, what: Mapping[str, Any], c
 async def revealed(conn: Connection, verb: str, what: Mapping[str, Any], count: int) -> None:
     """Writes down that a person saw whole numbers by a verb, before they are shown."""
     await audit(conn, await who(conn), "reveal", {"by": verb, **what}, count, None)
+
+
+# as it stands on the accounts' rows
+ENDLESS = datetime(MAXYEAR, 12, 31, tzinfo=UTC)
 
 
 def endless(until: datetime) -> bool:

@@ -211,6 +211,8 @@ _KNOWN = tuple(
         ("forgotten by {who}", "{who} đã xóa dữ liệu theo yêu cầu"),
         ("the phone is on the suppression list, says {who}", "{who} đã đưa số này vào danh sách không gửi tin"),
         ("perhaps sent before", "có thể đã gửi trước đó"),
+        ("it is not in the rules any more; put it back, or cancel what waits for it",
+         "tệp quy tắc không còn tài khoản này; hãy khai báo lại, hoặc hủy các tin đang chờ nó"),
         # why a person's deed did nothing
         ("judged anew: {x!}", "xét lại: {x!}"),
         ("the change that it came of is no longer kept", "thay đổi tạo ra tin này không còn được lưu"),

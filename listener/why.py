@@ -6,14 +6,14 @@ no message can only have stopped at its `when`.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from listener import phones
+from listener import overview, phones
 from listener.database import Connection, dumps_exact, loads_exact
 from listener.errors import RulesError
 from listener.model import Change, Mode
@@ -69,6 +69,7 @@ class WaitsFor(StrEnum):
     JOINING = "joining"
     RETRY = "retry"
     ACCOUNT = "account"
+    NO_ACCOUNT = "no_account"
     TURN = "turn"
 
 
@@ -110,7 +111,9 @@ async def why(conn: Connection, asked: str, *, reveal: bool = False) -> Timeline
     keys = {row["id"] for row in of_key}
     shown = [m for m in messages if m["change_id"] in keys or (phone is not None and m["phone"] == phone)]
     accounts = {row["name"]: row for row in await _rows(conn, "accounts", {})}
-    entries += [_message(m, rules, accounts, reveal) for m in shown]
+    in_force = await overview.rules_in_force(conn)
+    known = in_force.rules.accounts.keys() if in_force is not None else {m["account"] for m in shown}
+    entries += [_message(m, rules, accounts, known, reveal) for m in shown]
     attempts = await _rows(conn, "attempts", {"ids": [m["id"] for m in shown]})
     entries += [Entry(at=row["leased_at"], kind=Kind.ATTEMPT, facts=row) for row in attempts]
     entries += await _stops(conn, shown, phone, entries)
@@ -212,7 +215,11 @@ def _silence(compiled: CompiledRule, reason: str | None, lookups: Iterable[str])
 
 
 def _message(
-    row: Mapping[str, Any], rules: Mapping[int, RuleSet], accounts: Mapping[str, Mapping[str, Any]], reveal: bool
+    row: Mapping[str, Any],
+    rules: Mapping[int, RuleSet],
+    accounts: Mapping[str, Mapping[str, Any]],
+    known: Collection[str],
+    reveal: bool,
 ) -> Entry:
     facts = {name: value for name, value in row.items() if name != "now"}
     facts["thread"] = _shown(row["thread"], reveal)
@@ -220,7 +227,8 @@ def _message(
         facts["phone"] = phones.mask_phone(row["phone"])
     facts["redirected"] = _redirected(row, _rule(row, rules))
     if row["state"] == "waiting":
-        facts["waits_for"] = _waits_for(row, rules, accounts)
+        waits_for = _waits_for(row, rules, accounts)
+        facts["waits_for"] = waits_for if row["account"] in known else WaitsFor.NO_ACCOUNT
         if facts["waits_for"] is WaitsFor.ACCOUNT:
             facts |= {"paused_until": accounts[row["account"]]["until"], "reason": accounts[row["account"]]["reason"]}
     return Entry(at=row["created_at"], kind=Kind.MESSAGE, facts=facts)

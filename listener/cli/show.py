@@ -78,7 +78,7 @@ async def status(output: str) -> None:
         "changes to match": now["outbox"],
         "messages": counts,
         "oldest waiting": _duration(now["oldest_waiting_s"]),
-        "all sent in": "not while a pause has no end" if now["eta_s"] is None else _duration(now["eta_s"]),
+        "all sent in": "not while a stop has no end" if now["eta_s"] is None else _duration(now["eta_s"]),
         "capture failures": _failures(now["capture_failures"], now["capture_failures_new"]),
         "muted changes": now["muted"] or "none",
         "replicas": now["replicas"] or "none: start `listener run`",
@@ -89,9 +89,11 @@ async def status(output: str) -> None:
         click.echo(f"{name:17} {value}")
     for name, account in now["accounts"].items():
         rate = f"{account['rate']:g}/s" if account["rate"] else "not in the rules"
-        pause = (
-            f", PAUSED until {_end(account['paused_until'])}: {account['reason']}" if account["paused_until"] else ""
-        )
+        pause = ""
+        if account["reason"] == overview.GONE:
+            pause = f", yet messages wait for it: {account['reason']}"
+        elif account["paused_until"]:
+            pause = f", PAUSED until {_end(account['paused_until'])}: {account['reason']}"
         click.echo(f"account {name:9} {rate}{pause}")
     for paused in now["pauses"]:
         click.echo(

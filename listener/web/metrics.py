@@ -22,6 +22,7 @@ from listener import __version__
 from listener.accounts import PauseKind
 from listener.errors import OutOfReachError, describe
 from listener.model import UNFINISHED, Mode, State
+from listener.overview import GONE
 from listener.pauses import Scope
 from listener.web import store
 from listener.web.concerns import unconfirmed
@@ -178,8 +179,10 @@ def _fleet(figures: Mapping[str, Any] | None, mode: Mode) -> Iterator[Metric]:
         "listener_account_stopped", "1 while nothing is sent by an account, and why.", labels=["account", "kind"]
     )
     for account in status["accounts"]:
+        gone = status["accounts"][account]["reason"] == GONE
+        why = PauseKind.CONFIG if gone else figures["kinds"].get(account)
         for kind in (*PauseKind, _BY_PERSON):
-            stopped.add_metric([account, str(kind)], figures["kinds"].get(account) == kind)
+            stopped.add_metric([account, str(kind)], why == kind)
     yield stopped
 
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import aiohttp
 import pytest
 
 from listener import overview
@@ -181,6 +182,26 @@ def test_when_the_backlog_will_be_through(
         else NOW + timedelta(seconds=stopped)
     )
     assert overview.eta(rows, {"main": 10.0}, {"main": until}, NOW) == seconds
+
+
+async def test_what_waits_for_an_account_that_the_rules_have_lost_is_said_to_wait_in_vain(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await show(world, "pause", "--reason", "x")
+        await world.note("a", "one")
+        await world.once()
+        await show(world, "resume")
+        world.use_rules(rules_text().replace("  main:", "  second:").replace("account: main", "account: second"))
+        async with world.service(admin_token="canary") as service, aiohttp.ClientSession() as somebody:
+            await world.until("SELECT rules_version = 2 FROM listener.fleet")
+            async with somebody.get(f"{service.address}/metrics") as answer:
+                metrics = await answer.text()
+            told = (await verb(world.environment(), "status")).out
+            why = (await verb(world.environment(), "why", "a", "--lang", "en")).out
+        assert 'listener_account_stopped{account="main",kind="config"} 1.0' in metrics
+        assert f"not in the rules, yet messages wait for it: {overview.GONE}" in told
+        assert "all sent in       not while a stop has no end" in told
+        assert "waits in vain: the rules have no account main any more" in why
+        assert world.arrived() == []
 
 
 def test_accounts_are_emptied_side_by_side() -> None:
