@@ -150,6 +150,8 @@ _WORDS: dict[Language, _Words] = {
             f"waiting:{WaitsFor.RETRY}": "could not be sent yet and is tried again at {due}: {reason}",
             f"waiting:{WaitsFor.ACCOUNT}": "waits because the account {account} is paused until {paused}: {reason}",
             f"waiting:{WaitsFor.NO_ACCOUNT}": "waits in vain: the rules have no account {account} any more",
+            f"waiting:{WaitsFor.TICKET}": "waits, until {paused} at most, for the ticket that an unanswered message "
+            "before it may have made",
             f"waiting:{WaitsFor.TURN}": "waits for its turn",
             "sending": "is being sent",
             "accepted": "was accepted by CareSoft at {settled} on ticket {ticket}",
@@ -209,6 +211,8 @@ _WORDS: dict[Language, _Words] = {
             f"waiting:{WaitsFor.RETRY}": "chưa gửi được, sẽ thử lại lúc {due}: {reason}",
             f"waiting:{WaitsFor.ACCOUNT}": "đang chờ vì tài khoản {account} tạm dừng đến {paused}: {reason}",
             f"waiting:{WaitsFor.NO_ACCOUNT}": "không gửi được: tệp quy tắc không còn tài khoản {account}",
+            f"waiting:{WaitsFor.TICKET}": "đang chờ, lâu nhất đến {paused}, phiếu mà tin trước chưa rõ kết quả "
+            "có thể đã tạo",
             f"waiting:{WaitsFor.TURN}": "đang chờ đến lượt gửi",
             "sending": "đang được gửi",
             "accepted": "đã được CareSoft nhận lúc {settled}, trên phiếu {ticket}",

@@ -70,6 +70,7 @@ class WaitsFor(StrEnum):
     RETRY = "retry"
     ACCOUNT = "account"
     NO_ACCOUNT = "no_account"
+    TICKET = "ticket"
     TURN = "turn"
 
 
@@ -221,7 +222,7 @@ def _message(
     known: Collection[str],
     reveal: bool,
 ) -> Entry:
-    facts = {name: value for name, value in row.items() if name != "now"}
+    facts = {name: value for name, value in row.items() if name not in ("now", "ticket_wait")}
     facts["thread"] = _shown(row["thread"], reveal)
     if row["phone"] and not reveal:
         facts["phone"] = phones.mask_phone(row["phone"])
@@ -231,6 +232,8 @@ def _message(
         facts["waits_for"] = waits_for if row["account"] in known else WaitsFor.NO_ACCOUNT
         if facts["waits_for"] is WaitsFor.ACCOUNT:
             facts |= {"paused_until": accounts[row["account"]]["until"], "reason": accounts[row["account"]]["reason"]}
+        if facts["waits_for"] is WaitsFor.TICKET:
+            facts["paused_until"] = row["ticket_wait"]
     return Entry(at=row["created_at"], kind=Kind.MESSAGE, facts=facts)
 
 
@@ -261,7 +264,7 @@ def _waits_for(
             return WaitsFor.JOINING
     if row["account"] in accounts:
         return WaitsFor.ACCOUNT
-    return WaitsFor.TURN
+    return WaitsFor.TURN if row["ticket_wait"] is None else WaitsFor.TICKET
 
 
 async def _stops(

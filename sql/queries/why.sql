@@ -25,12 +25,16 @@ SELECT DISTINCT change_id FROM (
 -- name: messages
 SELECT id, change_id, rule, rules_version, account, thread, phone, text, parts, state, reason,
        coalesce(ticket_id, ticket_sent, ticket_own) AS ticket_id, joins IS NOT NULL AS joins, attempts,
-       created_at, due_at, expires_at, settled_at, clock_timestamp() AS now
-  FROM listener.message WHERE change_id = ANY(%(ids)s::bigint[])
+       created_at, due_at, expires_at, settled_at, clock_timestamp() AS now,
+       -- until when it waits for the ticket that an unanswered message of its thread may have made
+       (SELECT t.ticket_wait_until FROM listener.thread t
+         WHERE t.id = m.thread_id AND m.state = 'waiting' AND m.ticket_own IS NULL AND t.ticket_id IS NULL
+           AND t.ticket_wait_until > clock_timestamp()) AS ticket_wait
+  FROM listener.message m WHERE change_id = ANY(%(ids)s::bigint[])
 UNION ALL
 SELECT id, change_id, rule, rules_version, account, thread, phone, text, parts, state, reason,
        coalesce(ticket_id, ticket_sent, ticket_own), false, attempts,
-       created_at, due_at, expires_at, settled_at, clock_timestamp()
+       created_at, due_at, expires_at, settled_at, clock_timestamp(), NULL
   FROM listener.finished WHERE change_id = ANY(%(ids)s::bigint[]);
 
 -- name: attempts

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -174,6 +175,20 @@ async def test_waiting_for_an_account_and_pauses_by_people(erp_database: str, ru
     assert "paused the account main: stock taking." in after
     assert "let the account main go on" in after
     assert "was accepted by CareSoft at" in after
+
+
+async def test_waiting_for_the_ticket_of_an_unanswered_message(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        world.gateway.add_fault(Fault(action=Answer(status=500), times=1))
+        await world.note("t1", "first")
+        await world.once()
+        await world.note("t1", "second")
+        await world.once()
+        english = (await why(world, "t1", "--lang", "en")).out
+        vietnamese = (await why(world, "t1")).out
+    until = r"\d\d/\d\d/\d{4} \d\d:\d\d:\d\d"
+    assert re.search(f"waits, until {until} at most, for the ticket that an unanswered message before it", english)
+    assert re.search(f"lâu nhất đến {until}, phiếu mà tin trước chưa rõ kết quả", vietnamese)
 
 
 async def test_a_failing_request_is_told_with_its_reason(erp_database: str, rules: str) -> None:
