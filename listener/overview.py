@@ -173,6 +173,8 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
             for row in await (await conn.execute(SQL["failing_selects"], {})).fetchall()
             if rules is None or row["watch"] in rules.rules.watch
         ],
+        # `ticket.save` that fails, tried again for two hours
+        "failing_saves": await (await conn.execute(SQL["failing_saves"], {})).fetchall(),
         "pauses": [
             {"target": str(p.target), "reason": p.reason, "until": p.until, "since": p.since, "who": p.who}
             for p in await pauses.pauses(conn)

@@ -101,6 +101,11 @@ async def status(output: str) -> None:
         )
     for failing in now["failing_selects"]:
         click.echo(f"QUERY FAILS       {failing['watch']} since {shown(failing['since'])}: {failing['reason']}")
+    for failing in now["failing_saves"]:
+        click.echo(
+            f"NOT SAVED         {counted(failing['n'], 'ticket')} of the rule {failing['rule']}, "
+            f"{failing['given_up']} given up: {failing['reason']}"
+        )
     for brake in now["brakes"]:
         click.echo(
             f"BRAKE             rule {brake['rule']} since {shown(brake['since'])}, {brake['reason']}: "

@@ -77,6 +77,8 @@ def concerns(
         add(Level.BAD, "c_select", "/rules", **values)
     if not status["rules"]["ok"]:
         add(Level.BAD, "c_rules", "/rules", n=len(status["rules"]["faults"]))
+    for failing in status["failing_saves"]:
+        add(Level.WARN, "c_saves", "/rules", rule=failing["rule"], n=failing["n"], reason=failing["reason"])
     for brake in status["brakes"]:
         add(Level.WARN, "c_brake", "/interventions", rule=brake["rule"], n=brake["held"])
     for target in sorted(by_person.keys() - {"everything"}):

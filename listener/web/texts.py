@@ -132,6 +132,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "Câu truy vấn hằng ngày của {watch} có lỗi từ {at} ({reason}): thiếu tin.",
         "The daily query of {watch} has had a fault since {at} ({reason}): messages are missing.",
     ),
+    "c_saves": (
+        "{n} mã phiếu của quy tắc {rule} chưa ghi được về ERP ({reason}).",
+        "{n} ticket{s} of the rule {rule} could not be written back into the ERP ({reason}).",
+    ),
     "c_rules": (
         "Tệp quy tắc có {n} lỗi; quy tắc tốt trước đó vẫn được dùng.",
         "The rules file has faults ({n}); the last good rules stay in use.",

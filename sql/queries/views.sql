@@ -54,6 +54,12 @@ SELECT b.rule, b.since, b.reason,
 -- name: failing_selects
 SELECT watch, failing_since AS since, failure AS reason FROM listener.calendar WHERE failure IS NOT NULL ORDER BY watch;
 
+-- name: failing_saves
+-- Tickets that could not be written back into the ERP so far, by rule, and the newest one's reason.
+SELECT rule, count(*) AS n, count(*) FILTER (WHERE due_at = 'infinity') AS given_up,
+       (array_agg(error ORDER BY message_id DESC))[1] AS reason
+  FROM listener.ticket_save WHERE error IS NOT NULL GROUP BY rule ORDER BY rule;
+
 -- name: lost_replicas
 -- Replicas that ended without a word, and that no later one stands for; forgotten after a day.
 SELECT count(*) AS n, max(r.seen_at) AS seen_at FROM listener.replica r

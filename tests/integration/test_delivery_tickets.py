@@ -1,6 +1,7 @@
 """The ticket of each SMS: the ERP's own, the thread's, a new one; and its way back into the ERP."""
 
 from listener.simulator.gateway import Answer, Break, Fault, GatewaySettings, Moment, UnknownTicket
+from tests.support.verbs import verb
 from tests.support.world import World, open_world, rules_text
 
 FIRST = 1_000_001
@@ -160,6 +161,8 @@ async def test_writing_back_is_tried_again_when_it_fails(erp_database: str) -> N
         async with world.service():
             await world.until("SELECT tries >= 1 AND error = 'UndefinedColumn' FROM listener.ticket_save")
             assert world.arrived() == ["text"]
+            told = (await verb(world.environment(), "status")).out
+            assert "NOT SAVED         1 ticket of the rule note, 0 given up: UndefinedColumn" in told
             await world.db.execute("ALTER TABLE public.notes RENAME COLUMN elsewhere TO saved_ticket")
             await world.db.execute("UPDATE listener.ticket_save SET due_at = now()")
             await world.until("SELECT saved_ticket IS NOT NULL FROM public.notes")

@@ -133,6 +133,7 @@ def status(**changed: Any) -> dict[str, Any]:
         "outbox": 0,
         "outbox_oldest_s": None,
         "failing_selects": [],
+        "failing_saves": [],
         "brakes": [],
         "held_apart": 0,
         "lost_replicas": {"n": 0, "seen_at": None},
@@ -180,16 +181,20 @@ def test_what_a_person_should_see_is_named_worst_first() -> None:
         deaf=True,
         notify_queue=0.3,
         failing_selects=[FAILING],
+        failing_saves=[{"rule": "r", "n": 1, "given_up": 0, "reason": "UndefinedColumn"}],
         brakes=[{"rule": "r", "held": 3}],
         lost_replicas={"n": 1, "seen_at": datetime(2026, 11, 22, tzinfo=UTC)},
         pauses=[{"target": "phone 091***678", "who": "page/Lan", "reason": "the pause's time was over"}],
     )
     found = concerns(now, 7, gaps=["create trigger x"], stuck={"match": 25.0})
     assert " ".join(c.text for c in found) == (
-        "c_stuck c_gap c_capture c_select c_brake c_paused c_unknown c_held c_rejected c_lost c_deaf c_notify_queue "
-        "c_muted"
+        "c_stuck c_gap c_capture c_select c_saves c_brake c_paused c_unknown c_held c_rejected c_lost c_deaf "
+        "c_notify_queue c_muted"
     )
-    for lang, words in (("vi", ("Số điện thoại 091***678", "đã hết thời gian")), ("en", ("Phone", "25 s", "1 held m"))):
+    for lang, words in (
+        ("vi", ("Số điện thoại 091***678", "đã hết thời gian")),
+        ("en", ("Phone", "25 s", "1 held m", "1 ticket of")),
+    ):
         told = " ".join(page.said(concern, lang) for concern in found)
         assert all(word in told for word in words), told
         assert "{" not in told
