@@ -19,7 +19,7 @@ from listener.caresoft import Access, CareSoft
 from listener.database import BY_INDEX, LOST, REST, Link
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.identity import Guard
-from listener.model import Lease, NotSent
+from listener.model import Lease, Mode, NotSent
 from listener.recheck import Recheck
 from listener.rules import Account
 from listener.senders import IN_FLIGHT, UNWRITTEN, Sender, Work
@@ -85,9 +85,11 @@ class Delivery:
     def use(self, tasks: TaskTree, rules_accounts: Mapping[str, Account], stopping: asyncio.Event) -> None:
         """Takes over the accounts of a new rule set: one loop each, as children of `tasks`."""
         self._tasks, self._stopping = tasks, stopping
+        # In shadow what is made does not wait to be sent; but something may wait since before, or for a person's retry.
+        sends = self._settings.mode is not Mode.SHADOW
         for name in self._senders.keys() | rules_accounts.keys():
             sender = self._senders.setdefault(name, Sender())
-            sender.account, sender.access = rules_accounts.get(name), None
+            sender.account, sender.access = rules_accounts.get(name) if sends else None, None
             if sender.account is not None:
                 sender.may_be_unwritten = min(IN_FLIGHT, max(UNWRITTEN, int(sender.account.rate.per_second * 2 / 3)))
             if name not in self._loops:

@@ -39,6 +39,8 @@ async def run(once: bool, mode: str | None, rules_path: Path | None) -> None:
         raise fail(f"messages of {counted(left.unreachable, 'thread')} are due, and CareSoft is out of reach", 4)
     if left.stopped:
         why = "are due and cannot be sent: their account is paused, or not in the rules; see `listener status`"
+        if settings.mode is Mode.SHADOW:
+            why = "are due, and in the mode shadow nothing is sent"
         raise fail(f"messages of {counted(left.stopped, 'thread')} {why}", 1)
 
 

@@ -12,9 +12,10 @@ from datetime import timedelta
 import pytest
 
 from listener.backoff import Backoff
+from listener.model import Mode
 from listener.simulator.gateway import Answer, Break, Fault, Moment, Request
 from tests.support.verbs import Said, verb
-from tests.support.world import World, open_world, rules_text
+from tests.support.world import PHONE, World, open_world, rules_text
 
 LOST = Fault(action=Break(moment=Moment.BEFORE_ANSWER))
 
@@ -219,6 +220,29 @@ async def test_release_and_cancel_by_filter_need_a_yes_where_nobody_can_be_asked
             await world.settled()
         assert sorted(world.arrived()) == ["three", "two"]
         assert await state(world, "one") == "cancelled"
+
+
+async def test_in_shadow_nothing_is_sent_also_not_what_is_retried_or_was_made_before(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        assert (await say(world, "pause", "--reason", "x")).code == 0
+        await world.note("a", "made live")
+        await world.once()
+        assert (await say(world, "resume")).code == 0
+        await world.note("b", "mended", phone="no phone")
+        await world.once(mode=Mode.SHADOW)
+        await world.db.execute(
+            "UPDATE listener.change SET new = jsonb_set(new, '{phone}', to_jsonb(%s::text))", [PHONE]
+        )
+        # Whoever asks for it need not know the daemon's mode.
+        assert (await say(world, "retry", await number(world, "mended"))).code == 0
+        async with world.service(mode=Mode.SHADOW):
+            await world.note("c", "shown")
+            await world.until("SELECT count(*) = 1 FROM listener.messages WHERE state = 'shadow'")
+        assert await world.once(mode=Mode.SHADOW) == 2
+        assert await world.states() == {"made live": "waiting", "mended": "waiting", "shown": "shadow"}
+        assert world.arrived() == []
+        await world.once()
+        assert sorted(world.arrived()) == ["made live", "mended"]
 
 
 async def test_what_grew_too_old_while_it_was_held_is_told_and_not_counted_as_released(erp_database: str) -> None:
