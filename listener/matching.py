@@ -41,8 +41,7 @@ TURN = 0.02
 # a lookup that only passes for broken is tried so often before the change is given up to a person
 PATIENCE = 5
 
-# A change without a column that the rules in force use was captured for others: `db install` has just prepared the way
-# for them, and they come into force with the next look at the file. For so long it waits for them.
+# a change that was captured for rules to come waits for them so long
 FOR_NEW_RULES = timedelta(seconds=10)
 
 Notice = Callable[[Change, Sequence[Verdict]], None]
@@ -90,9 +89,6 @@ class Matcher:
         self._failures = 0
         # lookups in a row that only passed for broken
         self._passing = 0
-        # of the rules of this version, the columns that they use of each watch
-        self._version = -1
-        self._used: dict[str, frozenset[str] | None] = {}
 
     async def close(self) -> None:
         await self.link.close()
@@ -172,13 +168,14 @@ class Matcher:
         return lock, await taken.fetchall()
 
     def _for_these(self, rules: RuleSet, rows: Sequence[DictRow]) -> list[Change]:
-        """The changes without those that wait for other rules."""
-        if self._version != rules.version:
-            self._version = rules.version
-            self._used = {name: rules.used_columns(name) for name in rules.rules.watch}
+        """The changes without those that wait for other rules: `db install` makes the triggers fit first. Until the
+        others come into force these may lack the watch of a change, or a change a column that they use."""
         changes = [Change.of(row) for row in rows]
+        if not self._book.expects_others:
+            return changes
+        used = {name: rules.used_columns(name) or () for name in {c.watch for c in changes} & rules.rules.watch.keys()}
         late = rows[0]["now"] - FOR_NEW_RULES
-        return [c for c in changes if c.at < late or (self._used.get(c.watch) or frozenset()) <= c.row.keys()]
+        return [c for c in changes if c.at < late or (c.watch in used and c.row.keys() >= set(used[c.watch]))]
 
     async def _decide(
         self, conn: Connection, rules: RuleSet, changes: Sequence[Change], suppression: bool, now: datetime

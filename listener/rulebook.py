@@ -53,6 +53,12 @@ class Rulebook:
         # why this program must go: the database has been made fit for a newer one
         self.superseded: str | None = None
 
+    @property
+    def expects_others(self) -> bool:
+        """Whether the next look at the file may bring other rules into force."""
+        changed = self._stamp is not None and _stamp(self._settings.rules) != self._stamp
+        return changed or self._candidate is not None
+
     async def run(self, stopping: asyncio.Event, reload: asyncio.Event) -> None:
         """Looks at the file and at the fleet once a second, and at once when `reload` is set."""
         while not stopping.is_set():

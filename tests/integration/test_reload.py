@@ -1,7 +1,7 @@
 """Reload: whole or not at all, one version for all replicas, the last good rules kept."""
 
 import asyncio
-from datetime import timedelta
+from typing import LiteralString
 
 import pytest
 
@@ -124,7 +124,14 @@ async def test_a_replica_with_an_older_file_follows_the_fleet(database: str) -> 
             assert (await world.one("SELECT rules_version FROM listener.fleet"))["rules_version"] == 2
 
 
-NARROWER = rules_text(ticket="{thread: new.topic}")
+# without the column ticket_id, and with a watch more
+OTHERS = (
+    rules_text(ticket="{thread: new.topic}").replace(
+        "watch:", "watch:\n  memo: {table: public.notes, events: [insert], key: topic}"
+    )
+    + """  memo: {on: memo, to: new.phone, text: "memo {{ new.body }}"}
+"""
+)
 WIDER = rules_text().replace('"{{ new.body }}"', '"{{ new.body }} {{ new.id }}"')
 
 
@@ -143,13 +150,14 @@ async def test_rules_that_need_another_column_wait_for_the_install(database: str
         assert world.arrived() == ["first", "second 2"]
 
 
-async def test_a_change_that_was_captured_for_the_rules_to_come_waits_for_them(
+async def test_changes_that_were_captured_for_the_rules_to_come_wait_for_them(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`db install` comes first: from then on a column that only the old rules use is no longer written."""
+    """`db install` comes first: from then on a column that only the old rules use is no longer written, and there are
+    changes of a watch that they do not have."""
     monkeypatch.setattr("listener.rulebook.POLL", 60)
     async with open_world(database) as world, world.service() as service:
-        world.use_rules(NARROWER)
+        world.use_rules(OTHERS)
         service.reload.set()
         await world.until("SELECT faults <> '[]' FROM listener.fleet", seconds=5)
         await world.install()
@@ -158,23 +166,34 @@ async def test_a_change_that_was_captured_for_the_rules_to_come_waits_for_them(
             await world.db.execute(
                 """INSERT INTO listener.outbox (watch, op, key, new)
                    SELECT watch, op, 'b', new || '{"body": "for the old", "topic": "b", "ticket_id": null}'
-                     FROM listener.outbox"""
+                     FROM listener.outbox WHERE watch = 'note'"""
             )
         await world.until("SELECT EXISTS (SELECT FROM listener.messages WHERE state = 'accepted')")
         assert await world.states() == {"for the old": "accepted"}
         service.reload.set()
         await world.settled()
-        assert await world.states() == {"for the old": "accepted", "for the new": "accepted"}
+        assert await world.states() == dict.fromkeys(["for the old", "for the new", "memo for the new"], "accepted")
 
 
-async def test_a_column_that_stays_away_rejects_the_message(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("listener.matching.FOR_NEW_RULES", timedelta(0))
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        ("new = new - 'body'", {"message": 'new has no column "body"', "change": None}),
+        ("watch = 'gone'", {"message": None, "change": "the rules have no watch gone"}),
+    ],
+)
+async def test_a_change_that_no_rules_to_come_are_for_does_not_wait(
+    database: str, spoil: LiteralString, reason: dict[str, str | None]
+) -> None:
     async with open_world(database) as world:
         await world.note("a", "first")
-        await world.db.execute("UPDATE listener.outbox SET new = new - 'body'")
-        await world.once()
-        (message,) = await world.messages()
-        assert (message["state"], message["reason"]) == ("rejected", 'new has no column "body"')
+        await world.db.execute("UPDATE listener.outbox SET " + spoil)
+        async with world.service():
+            await world.settled(seconds=5)
+        told = await world.one(
+            "SELECT (SELECT reason FROM listener.messages) AS message, (SELECT note FROM listener.change) AS change"
+        )
+        assert told == reason
 
 
 async def test_rules_that_need_another_column_install_it_where_allowed(database: str) -> None:

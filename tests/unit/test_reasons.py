@@ -61,6 +61,9 @@ NOT_REASONS = frozenset(
         "CACHE of the outbox''s sequence",
         # a verb of the audit, which has words of its own
         "release muted",
+        # what is said of a file
+        "it is unclear whether the dot parts thousands",
+        "write 100000 without it, or 100.0000 for a fraction",
         # what the database's own functions refuse
         "a message cannot go from % to % (permits % to %)",
         "everything is kept for two days at least",
