@@ -319,7 +319,7 @@ async def test_captures_that_fail_triggers_that_are_off_and_rules_that_are_broke
         await world.db.execute("ALTER TABLE listener.outbox DROP CONSTRAINT full_disk")
 
         await world.db.execute("ALTER TABLE public.notes DISABLE TRIGGER ALL")
-        await seen.show("enable trigger listener_note_insert on public.notes", "listener_capture_gaps", 1)
+        await seen.show("enable trigger +listener_note_insert on public.notes", "listener_capture_gaps", 1)
         await world.db.execute("ALTER TABLE public.notes ENABLE TRIGGER ALL")
 
         world.use_rules(world.settings.rules.read_text().replace("to: new.phone", "too: new.phone"))

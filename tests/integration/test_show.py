@@ -126,7 +126,7 @@ async def test_status_names_what_holds_and_what_is_not_captured(erp_database: st
         for words in (
             "BRAKE             rule note since",
             "more than 2/h: 3 held (`listener release --rule note`)",
-            "NOT CAPTURED      enable trigger listener_note_insert on public.notes (`listener db install`)",
+            "NOT CAPTURED      enable trigger +listener_note_insert on public.notes (`listener db install`)",
             "capture failures  1, 1 of them new",
             "DEAF",
             "LOST              1 replica ended",
@@ -134,7 +134,7 @@ async def test_status_names_what_holds_and_what_is_not_captured(erp_database: st
             assert words in said, (words, said)
         found = (await verb(world.environment(), "status", "-o", "json")).json
         assert [(b["rule"], b["held"]) for b in found["brakes"]] == [("note", 3)]
-        assert found["capture_gaps"] == ["enable trigger listener_note_insert on public.notes"]
+        assert found["capture_gaps"] == ["enable trigger +listener_note_insert on public.notes"]
         assert (found["capture_failures"], found["capture_failures_new"]) == (1, 1)
 
 

@@ -88,7 +88,7 @@ async def test_a_trigger_that_is_gone_is_named(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world) as somebody:
         assert await says(somebody, "Sẵn sàng") == "good"
         await world.db.execute("ALTER TABLE public.notes DISABLE TRIGGER ALL")
-        assert await says(somebody, "enable trigger listener_note_insert on public.notes") == "bad"
+        assert await says(somebody, "enable trigger +listener_note_insert on public.notes") == "bad"
         await world.db.execute("ALTER TABLE public.notes RENAME TO memos")
         assert await says(somebody, "public.notes") == "bad"
         await world.db.execute("ALTER TABLE public.memos RENAME TO notes")
