@@ -5,9 +5,6 @@ a person says so: everything is paused, and `listener resume` confirms. Every co
 asked before the first one, so that a daemon that follows a fail-over is no exception.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import structlog
 
 from listener import pauses
@@ -33,24 +30,25 @@ class Guard:
     async def ask(self, conn: Connection) -> None:
         """Pauses everything, for a person to resume, if this database may have forgotten what was sent."""
         async with conn.transaction():
-            here = await (await conn.execute(SQL["here"], {})).fetchone()
-            known = await (await conn.execute(SQL["known"], {})).fetchone()
-            assert here is not None and known is not None
-            if reason := _reason(here, known, self._durable):
+            if reason := await _reason(conn, self._durable):
                 log.error("another_database", reason=reason, effect="nothing is sent until `listener resume`")
                 why = f"{reason}; find out what was sent since, then resume"
                 await pauses.pause(conn, Target(scope=Scope.ALL), reason=why, until=None, by="listener")
+            here = await (await conn.execute(SQL["here"], {})).fetchone()
+            assert here is not None
             await conn.execute(SQL["know"], here)
         # Asked anew of the next connection, and not of this server's past again.
         self._durable = here["durable"]
 
 
-def _reason(here: Mapping[str, Any], known: Mapping[str, Any], durable: int) -> str | None:
-    """Why nothing may be sent from this database yet, in a sentence; None if it is the one that it was: `here` is what
-    it is, `known` what was last worked on, `durable` how far its log was seen on its disk, in bytes.
+async def _reason(conn: Connection, durable: int) -> str | None:
+    """Why nothing may be sent from this database yet, in a sentence; None if it is the one that it was.
 
-    A fail-over to a standby that never lags loses nothing and is no reason.
+    A fail-over to a standby that never lags loses nothing and is no reason. Locks what is known for this transaction.
     """
+    here = await (await conn.execute(SQL["here"], {})).fetchone()
+    known = await (await conn.execute(SQL["known"], {})).fetchone()
+    assert here is not None and known is not None
     if known["server"] is None:
         return None
     if here["server"] != known["server"]:

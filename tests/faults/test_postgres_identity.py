@@ -3,10 +3,13 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from typing import LiteralString
 
 from psycopg.conninfo import conninfo_to_dict
 
 from listener import pauses
+from listener.database import connect
+from listener.identity import Guard
 from listener.simulator.postgres import Server
 from tests.support.world import World, open_world
 
@@ -63,6 +66,26 @@ async def test_a_server_with_another_identifier_or_timeline_is_another_server(er
                     await _resume(world)
                 await world.gateway.wait_for(number + 1)
             assert (await world.one(PAUSED))["n"] == 0, harm
+
+
+async def test_a_server_that_goes_on_while_one_waits_to_ask_is_not_back_in_time(erp_database: str) -> None:
+    """Two connections are made at once, and what is sent by the first one is seen before the second one's turn."""
+    flushed: LiteralString = "SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint AS lsn"
+    async with open_world(erp_database) as world:
+        guard, second = Guard(), await connect(world.settings, "second")
+        async with await connect(world.settings, "first") as first:
+            await guard.ask(first)
+            async with first.transaction():
+                await first.execute("SELECT FROM listener.fleet FOR UPDATE")
+                asking = asyncio.create_task(guard.ask(second))
+                await world.until(
+                    "SELECT %s = ANY(pg_blocking_pids(%s))", first.info.backend_pid, second.info.backend_pid
+                )
+                await world.note("a", "goes on")
+                guard.saw((await world.one(flushed))["lsn"])
+            await asking
+        await second.close()
+        assert (await world.one(PAUSED))["n"] == 0
 
 
 async def test_a_server_put_back_in_time_is_found_by_who_had_seen_it_further(
