@@ -58,10 +58,14 @@ async def ids(conn: Connection, filters: Mapping[str, object]) -> list[dict[str,
     return await (await conn.execute(query, given)).fetchall()
 
 
+# the filters of `messages` that may hold a phone
+_MASKED = {"phone": phones.mask_phone, "key": phones.mask_value, "thread": phones.mask_thread}
+
+
 def masked_filters(filters: Mapping[str, object]) -> dict[str, object]:
     """Filters as they may be kept: without a whole phone."""
     given = {name: str(value) if name == "since" else value for name, value in filters.items() if value is not None}
-    return {**given, "phone": phones.mask_phone(str(given["phone"]))} if "phone" in given else given
+    return {name: _MASKED[name](str(value)) if name in _MASKED else value for name, value in given.items()}
 
 
 def _where(filters: Mapping[str, object]) -> tuple[sql.Composable, dict[str, object]]:
@@ -80,14 +84,10 @@ async def message(conn: Connection, number: int, *, reveal: bool) -> dict[str, A
 
 def masked(row: dict[str, Any]) -> dict[str, Any]:
     """A message without the whole phone, also where the key is one; the text stays, it is what people look for."""
-    key, thread = row["key"], row["thread"]
-    if thread.endswith(key):
-        # as a thread is named unless the rule says otherwise
-        thread = thread.removesuffix(key) + phones.mask_value(key)
     return {
         **row,
-        "key": phones.mask_value(key),
-        "thread": phones.mask_value(thread),
+        "key": phones.mask_value(row["key"]),
+        "thread": phones.mask_thread(row["thread"]),
         "reason": mask_phones(row["reason"]) if row["reason"] else row["reason"],
         "phone": phones.mask_phone(row["phone"]) if row["phone"] else None,
     }

@@ -101,6 +101,11 @@ def mask_value(value: str) -> str:
     return mask_phone(value) if alone else mask_phones(value)
 
 
+def mask_thread(name: str) -> str:
+    """The name of a thread, which is its watch and its key (`sub:0912345678`) unless its rule says otherwise."""
+    return ":".join(map(mask_value, name.split(":")))
+
+
 def _normalised(value: object, migrate_old: bool) -> Phone | BadPhone:
     written = _written(value)
     if isinstance(written, Reason):

@@ -223,9 +223,9 @@ def _message(
     reveal: bool,
 ) -> Entry:
     facts = {name: value for name, value in row.items() if name not in ("now", "ticket_wait")}
-    facts["thread"] = _shown(row["thread"], reveal)
-    if row["phone"] and not reveal:
-        facts["phone"] = phones.mask_phone(row["phone"])
+    if not reveal:
+        facts["thread"] = phones.mask_thread(row["thread"])
+        facts["phone"] = phones.mask_phone(row["phone"]) if row["phone"] else None
     facts["redirected"] = _redirected(row, _rule(row, rules))
     if row["state"] == "waiting":
         waits_for = _waits_for(row, rules, accounts)

@@ -26,7 +26,6 @@ from listener.web.search import (
     one_page,
 )
 from listener.web.store import Store
-from listener.words import mask_numbers
 
 log = structlog.get_logger()
 
@@ -81,7 +80,7 @@ class Messages:
         if session is not None and whole:
             wanted = sum(count.get(state, 0) for state in f.states or count)
             async with self._store.acting() as conn:
-                await audit(conn, session.who, "reveal", {"csv": mask_numbers(f.query())}, wanted, None)
+                await audit(conn, session.who, "reveal", {"csv": f.query(q=shown_key(f.q))}, wanted, None)
         await answer.prepare(request)
         # The mark tells spreadsheets that this is UTF-8.
         await answer.write(("\ufeff" + _line(COLUMNS)).encode())

@@ -171,8 +171,12 @@ async def test_whoever_sees_whole_numbers_by_a_verb_is_written_down(erp_database
             assert PHONE not in (await verb(world.environment(), *words)).out
         assert await world.rows("SELECT FROM listener.audit") == []
         await world.note(f"DH {PHONE}", "two", phone=PHONE)
+        await world.note(PHONE, "three", phone=PHONE)
         await world.once()
+        assert (await verb(world.environment(), "cancel", "--key", PHONE, "--yes")).code == 0
         for words in (
+            ["messages", "--key", PHONE],
+            ["messages", "--thread", PHONE],
             ["messages", "--phone", PHONE],
             ["message", 1],
             ["why", PHONE],
@@ -181,8 +185,11 @@ async def test_whoever_sees_whole_numbers_by_a_verb_is_written_down(erp_database
         ):
             assert PHONE in (await verb(world.environment(), *words, "--reveal")).out
         audit = await world.rows("SELECT verb, what, count FROM listener.audit ORDER BY id")
-        assert {row["verb"] for row in audit} == {"reveal"}
+        assert [row["verb"] for row in audit] == ["cancel"] + ["reveal"] * (len(audit) - 1)
         assert [row["what"] for row in audit] == [
+            {"key": "091***678"},
+            {"by": "messages", "key": "091***678"},
+            {"by": "messages", "thread": "091***678"},
             {"by": "messages", "phone": "091***678"},
             {"by": "message", "ids": [1]},
             {"by": "why", "of": "091***678"},

@@ -163,11 +163,14 @@ async def test_whoever_wants_a_whole_number_asks_for_it_and_that_is_written_down
             assert "0912345678" in revealed.text
             # what the page fetches by itself is masked; the number stands above it
             assert f'hx-get="/messages/{one}"' in revealed.text
-            assert "0912345678" in (await somebody.get("/messages.csv?q=0912345678")).text
+            for asked in ("0912345678", "0912 345 678", "%2B84 912 345 678"):
+                assert "0912345678" in (await somebody.get(f"/messages.csv?q={asked}")).text
             audit = await world.rows("SELECT who, verb, what, count FROM listener.audit ORDER BY id")
             assert [(a["who"], a["verb"], a["what"], a["count"]) for a in audit] == [
                 ("page/Lan", "reveal", {"ids": [one]}, 1),
                 ("page/Lan", "reveal", {"csv": "q=091***678"}, 1),
+                ("page/Lan", "reveal", {"csv": "q=091***678"}, 1),
+                ("page/Lan", "reveal", {"csv": "q=849***678"}, 1),
             ]
             assert "0912345678" not in (await somebody.get("/audit")).text
 
