@@ -21,7 +21,7 @@ from listener.settings import Settings
 from listener.text import PLAIN, Accents, count, unaccent
 from listener.web import store
 from listener.web.access import SESSION, operator
-from listener.web.page import language, render, sees_texts
+from listener.web.page import language, render, sees_texts, shown_key
 from listener.web.replays import Replay, Replays
 from listener.web.rule_edit import BeyondEditError, edited, parts_of, snippet
 from listener.web.store import Store
@@ -84,15 +84,17 @@ class RulePages:
         name = request.match_info["name"]
         async with self._store.reading() as conn:
             rules, source = await self._known(conn, name)
-            keys = [r["key"] for r in await store.rows(conn, "recent_keys", {"watch": rules.rules.rules[name].on})]
+            recent = await store.rows(conn, "recent_keys", {"watch": rules.rules.rules[name].on})
         beyond = None
         try:
             text, when = parts_of(source, name)
         except BeyondEditError as error:
             text, when, beyond = rules.rules.rules[name].text, rules.rules.rules[name].when or "", str(error)
         return render(
-            request, "rule.html", rule=rules.rules.rules[name], text=text, when=when, keys=keys, beyond=beyond,
-            days=_REPLAY_DAYS, source=snippet(source, name) if beyond is None else None,
+            request, "rule.html", rule=rules.rules.rules[name], text=text, when=when, beyond=beyond, days=_REPLAY_DAYS,
+            # masked, a key that is somebody's phone finds no row
+            keys=[row["key"] for row in recent if shown_key(row["key"]) == row["key"]],
+            source=snippet(source, name) if beyond is None else None,
         )  # fmt: skip
 
     async def try_out(self, request: web.Request) -> web.Response:

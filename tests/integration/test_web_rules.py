@@ -45,6 +45,18 @@ async def test_the_playground_shows_what_would_be_sent_and_sends_nothing(erp_dat
         assert (await somebody.get("/rules/absent")).status == 404
 
 
+async def test_a_key_that_is_a_phone_is_not_offered_to_be_tried(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world, VIEW) as somebody:
+        await world.note("0912 345 678", "one")
+        await world.settled()
+        assert "345 678" not in (await somebody.get("/rules/note")).text
+        await world.note("DH1", "two")
+        await world.settled()
+        page = (await somebody.get("/rules/note")).text
+        assert 'maxlength="200" value="DH1"' in page
+        assert "345 678" not in page
+
+
 async def test_a_replay_of_the_last_days_shows_both_sides(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world) as somebody:
         await world.notes([(f"t{n}", f"n{n}") for n in range(5)])
