@@ -7,12 +7,12 @@ SELECT set_config('statement_timeout', '0', false);
 SELECT set_config('statement_timeout', '60s', false);
 
 -- name: messages
--- Messages to the phone, and those whose text names it.
+-- Messages to the phone, and those to others whose text, key or thread names it.
 SELECT id, phone IS NOT DISTINCT FROM %(phone)s AS theirs FROM listener.message
- WHERE phone = %(phone)s OR text ~ %(written)s
+ WHERE phone = %(phone)s OR text ~ %(written)s OR key ~ %(written)s OR thread ~ %(written)s
 UNION ALL
 SELECT id, phone IS NOT DISTINCT FROM %(phone)s FROM listener.finished
- WHERE phone = %(phone)s OR text ~ %(written)s
+ WHERE phone = %(phone)s OR text ~ %(written)s OR key ~ %(written)s OR thread ~ %(written)s
  ORDER BY id;
 
 -- name: changes
@@ -83,7 +83,8 @@ UPDATE listener.finished
        reason = 'forgotten',
        key = CASE WHEN listener.mentions(to_jsonb(key), %(digits)s) THEN 'forgotten' ELSE key END,
        thread = CASE WHEN listener.mentions(to_jsonb(thread), %(digits)s) THEN 'forgotten:' || coalesce(thread_id, 0) ELSE thread END
- WHERE id = ANY(%(ids)s::bigint[]) OR (phone IS NULL AND text IS NOT NULL AND change_id = ANY(%(changes)s::bigint[]));
+ WHERE id = ANY(%(ids)s::bigint[])
+    OR (phone IS NULL AND reason IS DISTINCT FROM 'forgotten' AND change_id = ANY(%(changes)s::bigint[]));
 
 -- name: forget_attempts
 UPDATE listener.attempt SET detail = NULL WHERE message_id = ANY(%(ids)s::bigint[]) AND detail IS NOT NULL;
@@ -95,7 +96,7 @@ DELETE FROM listener.ticket_save WHERE message_id = ANY(%(ids)s::bigint[]) OR li
 UPDATE listener.thread SET name = 'forgotten:' || id WHERE listener.mentions(to_jsonb(name), %(digits)s) AND lease IS NULL;
 
 -- name: left_messages
-SELECT state FROM listener.message WHERE phone = %(phone)s OR text ~ %(written)s;
+SELECT state FROM listener.message WHERE id = ANY(%(ids)s::bigint[]);
 
 -- name: suppress
 INSERT INTO listener.suppression (phone, reason, who) VALUES (%(phone)s, %(reason)s, %(who)s)

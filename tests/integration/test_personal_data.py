@@ -94,6 +94,26 @@ async def test_forget_leaves_nothing_of_a_person_in_any_table_and_says_what_stay
         assert not any("waiting" in text or "not matched" in text for text in world.arrived())
 
 
+async def test_forget_finds_a_phone_that_is_the_key_of_what_goes_to_others_or_has_no_text(erp_database: str) -> None:
+    rules = RULES.replace("to: new.phone", f"to: \"'{OTHER}'\"").replace("key: topic", "key: phone")
+    broken = rules.replace("new.body }}", "new.body | vnd }}")
+    later = rules.replace("max_block: 10m", "quiet_hours: {from: 00:01, to: 00:00}")
+    async with open_world(erp_database, rules=rules) as world:
+        for number, text in enumerate((rules, broken, later)):
+            world.use_rules(text)
+            await world.note("a", f"{NAME} {number}", phone="0912 345 678")
+            await world.once()
+        forgotten = (await verb(world.environment(), "forget", PHONE, "--yes", "-o", "json")).json
+        # until it is sent it keeps what its text was made of
+        assert forgotten["left"] == [
+            "1 unfinished messages that are being sent or go to others and name this phone",
+        ]
+        assert set(await tables_with(world, NAME, "0912 345 678")) == {"message"}
+        assert (await verb(world.environment(), "cancel", "--state", "waiting", "--yes")).code == 0
+        assert (await verb(world.environment(), "forget", PHONE, "--yes", "-o", "json")).json["left"] == []
+        assert await tables_with(world, NAME, "0912 345 678") == {}
+
+
 # Columns that hold nothing of a person, with the reason; in every other one `forget` must find it and `export` show it.
 WORDS_OF_OURS = "our own words: a closed set, or a name out of the rules"
 NOT_PERSONAL = {
