@@ -102,8 +102,12 @@ async def _left(conn: Connection, args: Mapping[str, Any], done: Forgotten) -> N
 
 async def _find(conn: Connection, phone: str) -> dict[str, Any]:
     """Ids of messages and changes about `phone`. Reads whole tables, so it takes its time and holds no lock."""
-    digits = phone[1:]
-    args: dict[str, Any] = {"phone": phone, "digits": digits, "written": "[ .()-]*".join(digits)}
+    forms = phones.forms(phone)
+    args: dict[str, Any] = {
+        "phone": phone,
+        "digits": "|".join(forms),
+        "written": "|".join("[ .()-]*".join(digits) for digits in forms),
+    }
     await conn.execute(SQL["no_limit"], {})
     args["ids"] = [row["id"] for row in await _rows(conn, "messages", args)]
     args["changes"] = [row["id"] for row in await _rows(conn, "changes", args)]

@@ -25,6 +25,7 @@ _OLD_PREFIXES = {
     "199": "59",  # Gmobile
 }
 # fmt: on
+_FORMER_PREFIXES = {new: old for old, new in _OLD_PREFIXES.items()}
 _ALLOWED = re.compile(r"\(?\+?[0-9 .()\-]+", re.ASCII)
 _FLOAT_EXPORT = re.compile(r"\+?[0-9]{6,}\.[0-9]{1,2}", re.ASCII)
 _MARKS = re.compile(r"[^0-9]", re.ASCII)
@@ -77,6 +78,13 @@ def reason_text(bad: BadPhone) -> str:
     """The reason as a sentence for people; the suggestion in it is masked."""
     sentence = _SENTENCES[bad.reason]
     return f"{sentence}; its new form is {mask_phone(bad.suggestion)}" if bad.suggestion else sentence
+
+
+def forms(number: str) -> list[str]:
+    """The digits that are in every way of writing `number` (`0` and nine digits): those after the 0, and those of the
+    11-digit number that it was before 2018, if it was one."""
+    former = _FORMER_PREFIXES.get(number[1:3])
+    return [number[1:]] + ([former + number[3:]] if former else [])
 
 
 def mask_phone(phone: str) -> str:

@@ -1,4 +1,5 @@
 -- All that is kept about one phone. `mentions` compares digits, so that every way of writing it is found; `written` is that for a text.
+-- Both are regular expressions, of the number of now and of that before 2018.
 
 -- name: no_limit
 SELECT set_config('statement_timeout', '0', false);

@@ -114,6 +114,21 @@ async def test_forget_finds_a_phone_that_is_the_key_of_what_goes_to_others_or_ha
         assert await tables_with(world, NAME, "0912 345 678") == {}
 
 
+async def test_a_number_of_before_2018_is_forgotten_by_either_form(erp_database: str) -> None:
+    stored = [("0162.999.9999", "01629999999"), ("b", "０１６２９９９９９９９"), ("c", "0329999999")]
+    async with open_world(erp_database, rules=RULES) as world:
+        for asked in ("0162 999 9999", "0329999999"):
+            for topic, phone in stored:
+                await world.note(topic, f"{NAME} {asked} {phone}", phone=phone)
+            await world.once()
+            await world.note("d", f"{NAME} {asked}", phone="0162 999 9999")
+            told = json.dumps((await verb(world.environment(), "export", asked)).json, ensure_ascii=False)
+            assert "01629999999" in told
+            forgotten = (await verb(world.environment(), "forget", asked, "--yes", "-o", "json")).json
+            assert (forgotten["removed"]["outbox"], forgotten["left"]) == (1, [])
+            assert await tables_with(world, NAME, "9999999", "999.?9999", "９") == {}
+
+
 # Columns that hold nothing of a person, with the reason; in every other one `forget` must find it and `export` show it.
 WORDS_OF_OURS = "our own words: a closed set, or a name out of the rules"
 NOT_PERSONAL = {
