@@ -1,5 +1,6 @@
 """What the page decides without a request: sessions, throttle, words, what needs a person, the chart's scale."""
 
+import base64
 import hashlib
 import re
 from datetime import UTC, datetime
@@ -42,6 +43,12 @@ def test_whoever_holds_the_lesser_token_cannot_make_the_greater_session() -> Non
 
 @given(st.text(max_size=300))
 def test_a_cookie_that_is_not_ours_is_nobody(cookie: str) -> None:
+    assert Access("admin", "view").session(cookie, 0.0) is None
+
+
+@pytest.mark.parametrize("said", ["[" * 3000, '{"role": "operate", "ends": 1' + "0" * 400 + "}"])
+def test_a_cookie_that_python_cannot_take_in_is_nobody(said: str) -> None:
+    cookie = base64.urlsafe_b64encode(said.encode()).decode() + ".00"
     assert Access("admin", "view").session(cookie, 0.0) is None
 
 
