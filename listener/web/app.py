@@ -247,9 +247,9 @@ async def _logout(_request: web.Request) -> web.StreamResponse:
 async def _language(request: web.Request) -> web.StreamResponse:
     given = await request.post()
     back, chosen = str(given.get("back", "/")), given.get("language")
-    # only to a page of ours
-    home = back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/"
-    answer = web.Response(status=303, headers={"Location": home.translate({10: None, 13: None})})
+    # only to a page of ours; browsers leave tabs and line ends out of an address
+    ours = back.startswith("/") and not back.startswith(("//", "/\\")) and back.isprintable()
+    answer = web.Response(status=303, headers={"Location": back if ours else "/"})
     if chosen in LANGUAGES:
         answer.set_cookie(LANGUAGE_COOKIE, str(chosen), max_age=365 * 86400, httponly=True, samesite="Strict", path="/")
     return answer

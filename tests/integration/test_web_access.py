@@ -125,7 +125,17 @@ async def test_wrong_logins_are_slowed(erp_database: str) -> None:
         assert (await somebody.login(ADMIN)).status == 429
 
 
-@pytest.mark.parametrize("back", ["//evil.example/", "https://evil.example", "/\\evil.example", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "back",
+    [
+        "//evil.example/",
+        "https://evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+        "/\n/evil.example",
+        "/\t/evil.example",
+    ],
+)
 async def test_the_language_is_kept_and_leads_nowhere_else(erp_database: str, back: str) -> None:
     async with (
         open_world(erp_database) as world,
