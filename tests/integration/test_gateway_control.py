@@ -38,6 +38,15 @@ async def test_a_token_without_a_scheme_is_masked_too() -> None:
         assert api.gateway.state.requests[0].authorization == "***"
 
 
+async def test_half_a_surrogate_pair_in_a_text_keeps_nobody_from_reading_the_ledger() -> None:
+    async with running() as api:
+        text = "cut \ud83d"
+        assert (await api.sms(text)).status == 200
+        (entry,) = (await api.control("GET", "ledger")).json["ledger"]
+        (request,) = (await api.control("GET", "requests")).json["requests"]
+        assert entry["content"] == request["content"] == text
+
+
 async def test_counters_tell_what_acceptance_tests_ask() -> None:
     async with running(per_second=3, refusals_before_block=2, block_seconds=60) as api:
         await api.sms("a")

@@ -28,6 +28,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from listener.simulator.gateway.door import Door
 from listener.simulator.gateway.faults import Fault
+from listener.simulator.gateway.replies import dump
 from listener.simulator.gateway.settings import GatewaySettings, Port
 from listener.simulator.gateway.state import Counters, LedgerEntry, Request, State
 
@@ -84,13 +85,13 @@ async def answer(state: State, doors: Mapping[Port, Door], request: web.BaseRequ
 async def _do(state: State, doors: Mapping[Port, Door], wanted: str, body: bytes) -> web.Response:
     match wanted:
         case "GET ledger":
-            return _json(b'{"ledger":%b}' % _LEDGER.dump_json(state.ledger))
+            return _json({"ledger": _LEDGER.dump_python(state.ledger, mode="json")})
         case "GET requests":
-            return _json(b'{"requests":%b}' % _REQUESTS.dump_json(list(state.requests)))
+            return _json({"requests": _REQUESTS.dump_python(list(state.requests), mode="json")})
         case "GET counters":
-            return _json(_COUNTERS.dump_json(state.counters()))
+            return _json(_COUNTERS.dump_python(state.counters(), mode="json"))
         case "GET settings":
-            return _json(_SETTINGS.dump_json(state.settings, exclude=_SECRETS))
+            return _json(_SETTINGS.dump_python(state.settings, mode="json", exclude=_SECRETS))
         case "POST reset":
             state.reset()
             for door in doors.values():
@@ -132,8 +133,8 @@ async def _change_port(doors: Mapping[Port, Door], change: _PortChange) -> None:
         door.refuse(change.seconds)
 
 
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json")
+def _json(document: object) -> web.Response:
+    return web.Response(body=dump(document), content_type="application/json")
 
 
 def _words(error: Mapping[str, Any]) -> str:
