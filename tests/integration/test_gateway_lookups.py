@@ -89,6 +89,7 @@ async def test_a_ticket_that_is_not_there(status: int) -> None:
     "fields",
     [
         {"ticket_status": "lost"},
+        {"ticket_status": ["closed"]},
         {"requester_id": 1},
         {"custom_fields": [{"id": 1, "value": "x"}]},
         {"custom_fields": "x"},

@@ -123,7 +123,7 @@ def plan_update(state: State, call: Call) -> Plan:
     if requester_id not in state.contacts:
         raise refused(settings, "requester_id is invalid")
     status = fields.get("ticket_status", ticket.status)
-    if status not in _STATUSES:
+    if not isinstance(status, str) or status not in _STATUSES:
         raise refused(settings, "ticket_status is invalid")
     comment = fields.get("ticket_comment") or {}
     if not isinstance(comment, dict):
