@@ -10,7 +10,7 @@ SELECT dropped, more FROM listener.drop_day(make_interval(secs => %(keep)s::floa
 WITH old AS (
     SELECT id, settled_at, change_id FROM listener.finished
      WHERE state = %(state)s AND settled_at < statement_timestamp() - make_interval(secs => %(keep)s::float8)
-       AND (phone IS NOT NULL OR text IS NOT NULL)
+       AND reason IS DISTINCT FROM 'phone and text were removed after their time'
      ORDER BY settled_at LIMIT %(limit)s
 ), blanked AS (
     UPDATE listener.finished f

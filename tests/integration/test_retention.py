@@ -108,6 +108,18 @@ async def test_a_key_that_is_a_phone_goes_with_it(erp_database: str) -> None:
         assert [row["key"] for row in await world.rows("SELECT key FROM listener.change")] == ["removed"]
 
 
+async def test_what_was_rejected_before_it_had_a_phone_and_a_text_goes_too(erp_database: str) -> None:
+    rules = rules_text().replace("new.body }}", "new.body | vnd }}")
+    async with open_world(erp_database, rules=rules) as world:
+        await world.note("091 234-5678", "no number", phone="123")
+        async with world.service():
+            await world.settled()
+        await make_old(world, 40)
+        async with world.service(retention=Retention(sooner={State.REJECTED: timedelta(days=30)})):
+            await world.until("SELECT key = 'removed' AND thread = 'removed' FROM listener.finished")
+            await world.until("SELECT key = 'removed' AND new IS NULL FROM listener.change")
+
+
 async def test_what_nobody_decided_about_and_what_was_muted_goes_too(erp_database: str) -> None:
     rules = rules_text(ticket="{thread: new.phone}")
     async with open_world(erp_database, rules=rules) as world:
