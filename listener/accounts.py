@@ -57,7 +57,7 @@ def access(name: str, account: Account, environ: Mapping[str, str] = os.environ)
     else:
         variable = (account.token or "").removeprefix("${").removesuffix("}")
         try:
-            token = (secret(environ, variable) or "").strip()
+            token = secret(environ, variable) or ""
         except UsageError as error:
             raise ListenerError(f"account {name}: {error}") from None
         where = f"the environment variable {variable}"

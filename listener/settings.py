@@ -99,7 +99,8 @@ def secret(environ: Mapping[str, str], name: str) -> str | None:
     """
     path = secret_file(environ, name)
     if path is None:
-        return environ.get(name) or None
+        # A line end stays at the end of a variable out of a file of Windows; nobody can type it at the page.
+        return environ.get(name, "").strip() or None
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -52,6 +52,13 @@ def test_a_token_that_is_none_is_refused_unseen(tmp_path: Path, content: bytes) 
     assert "canary" not in str(caught.value)
 
 
+def test_a_line_end_after_a_secret_is_none_of_it() -> None:
+    """An `env_file` with Windows' line ends leaves one in each variable."""
+    settings = read_settings({"LISTENER_ADMIN_TOKEN": "letmein\r", "LISTENER_VIEW_TOKEN": " \n"})
+    assert (settings.admin_token, settings.view_token) == ("letmein", None)
+    assert access("main", account(), {"CARESOFT_TOKEN": "secret\r\n"}).token == "secret"
+
+
 def test_a_secret_out_of_a_file_is_read_anew(tmp_path: Path) -> None:
     file, url = tmp_path / "token", tmp_path / "url"
     file.write_text("first")
