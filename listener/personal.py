@@ -14,7 +14,7 @@ from listener import messages, phones
 from listener.database import Connection
 from listener.pauses import audit
 from listener.queries import load
-from listener.words import mask_numbers
+from listener.words import GAP, mask_numbers
 
 SQL = load("personal")
 DEEDS = load("interventions")
@@ -106,7 +106,7 @@ async def _find(conn: Connection, phone: str) -> dict[str, Any]:
     args: dict[str, Any] = {
         "phone": phone,
         "digits": "|".join(forms),
-        "written": "|".join("[ .()-]*".join(digits) for digits in forms),
+        "written": "|".join(f"{GAP}*".join(digits) for digits in forms),
     }
     await conn.execute(SQL["no_limit"], {})
     args["ids"] = [row["id"] for row in await _rows(conn, "messages", args)]

@@ -34,8 +34,12 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
+# What stands between the digits of a phone, as people write it and programs paste it: blanks that do not break, and
+# dashes that are no hyphen, too. PostgreSQL reads it likewise.
+_BETWEEN = r"\s\u00a0\u00ad\u00b7\u2007\u200b-\u200d\u2010-\u2015\u202f\u2060.-"
+GAP = rf"[(){_BETWEEN}]"
 # as people write them, amid other words; not a piece of a longer number, of an address or of a time
-_PHONE = re.compile(r"(?<![\w.])(?:(?:\+|00)?84|0)[ .()-]{0,3}\d(?:[ .()-]{0,2}\d){7,9}(?![\w.]*\d)")
+_PHONE = re.compile(rf"(?<![\w.])(?:(?:\+|00)?84|0){GAP}{{0,3}}\d(?:{GAP}{{0,2}}\d){{7,9}}(?![\w.]*\d)")
 
 
 def mask_phones(text: str) -> str:
@@ -43,7 +47,7 @@ def mask_phones(text: str) -> str:
     return _PHONE.sub(lambda m: m[0][:3] + "***" + m[0][-3:], text)
 
 
-_LONG_NUMBER = re.compile(r"\+?\d[\d .-]{6,}\d")
+_LONG_NUMBER = re.compile(rf"\+?\d[\d{_BETWEEN}]{{6,}}\d")
 
 
 def mask_numbers(text: str) -> str:

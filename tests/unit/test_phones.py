@@ -1,5 +1,6 @@
 """The phone vectors, and what people and spreadsheets put into a phone column."""
 
+import re
 import subprocess
 import sys
 from decimal import Decimal
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from listener.phones import BadPhone, Phone, Reason, mask_phone, mask_value, normalise, reason_text
+from listener.words import mask_numbers, mask_phones
 
 # fmt: off
 VECTORS = [
@@ -168,6 +170,15 @@ def test_a_phone_amid_other_words_is_masked_in_each_of_its_forms(phone: str) -> 
     masked = mask_value(f"call {phone} now")
     assert "912" not in masked.removeprefix("call 091") and "345" not in masked and masked.endswith("678 now")
     assert mask_value("DH-0912 of 22/11/2026, 1.234.567 VND") == "DH-0912 of 22/11/2026, 1.234.567 VND"
+
+
+@pytest.mark.parametrize("gap", ["\u00a0", "\u202f", "\t", "\u2011", "\u2013", "\u200b"])
+def test_a_phone_is_masked_as_it_is_pasted(gap: str) -> None:
+    """With blanks and hyphens that do not break, dashes, and marks that nobody sees: out of Word, Excel, Zalo."""
+    for phone in ("0912{}345{}678", "+84{}912345{}678"):
+        text = f"call {phone.format(gap, gap)} now"
+        for mask in (mask_phones, mask_numbers):
+            assert re.fullmatch(r"call (091|\+84)\*\*\*678 now", mask(text)), (mask, text)
 
 
 @given(st.one_of(st.text(), st.text("0123456789+-.() "), st.integers(), st.decimals(), st.floats(), st.none()))
