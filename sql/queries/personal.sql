@@ -66,7 +66,9 @@ SELECT t.id FROM listener.thread t
 -- name: forget_changes
 UPDATE listener.change SET old = NULL, new = NULL, note = 'forgotten',
        key = CASE WHEN listener.mentions(to_jsonb(key), %(digits)s) THEN 'forgotten' ELSE key END
- WHERE id = ANY(%(changes)s::bigint[]) AND note IS DISTINCT FROM 'forgotten';
+ WHERE id = ANY(%(changes)s::bigint[])
+       -- the key may be the phone of somebody else than whom it was forgotten for
+   AND (note IS DISTINCT FROM 'forgotten' OR listener.mentions(to_jsonb(key), %(digits)s));
 
 -- name: forget_outbox
 DELETE FROM listener.outbox

@@ -114,6 +114,15 @@ async def test_forget_finds_a_phone_that_is_the_key_of_what_goes_to_others_or_ha
         assert await tables_with(world, NAME, "345.678") == {}
 
 
+async def test_a_change_that_names_two_people_is_forgotten_of_both(erp_database: str) -> None:
+    async with open_world(erp_database, rules=RULES) as world:
+        await world.note(OTHER, f"call {PHONE}", phone="0350000004")
+        await world.once()
+        for phone in (PHONE, OTHER):
+            assert (await verb(world.environment(), "forget", phone, "--yes")).code == 0
+        assert await tables_with(world, PHONE, OTHER) == {}
+
+
 async def test_a_number_of_before_2018_is_forgotten_by_either_form(erp_database: str) -> None:
     stored = [("0162.999.9999", "01629999999"), ("b", "０１６２９９９９９９９"), ("c", "0329999999")]
     async with open_world(erp_database, rules=RULES) as world:
