@@ -169,9 +169,10 @@ class Matcher:
 
     def _for_these(self, rules: RuleSet, rows: Sequence[DictRow]) -> list[Change]:
         """The changes without those that wait for other rules: `db install` makes the triggers fit first. Until the
-        others come into force these may lack the watch of a change, or a change a column that they use."""
+        others come into force, and if they did since `rules` were read, these may lack the watch of a change, or a
+        change a column that they use."""
         changes = [Change.of(row) for row in rows]
-        if not self._book.expects_others:
+        if rules is self._book.current and not self._book.expects_others:
             return changes
         used = {name: rules.used_columns(name) or () for name in {c.watch for c in changes} & rules.rules.watch.keys()}
         late = rows[0]["now"] - FOR_NEW_RULES

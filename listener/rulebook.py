@@ -47,6 +47,8 @@ class Rulebook:
         self._stamp: tuple[int, ...] | None = None
         # good rules whose triggers are not there yet
         self._candidate: RuleSet | None = None
+        # a look at a file that may have changed is under way
+        self._looking = False
         self._link = link
         # when file and fleet were last looked at
         self.moved_at = monotonic()
@@ -55,9 +57,9 @@ class Rulebook:
 
     @property
     def expects_others(self) -> bool:
-        """Whether the next look at the file may bring other rules into force."""
+        """Whether a look at the file, this one or the next, may bring other rules into force."""
         changed = self._stamp is not None and _stamp(self._settings.rules) != self._stamp
-        return changed or self._candidate is not None
+        return changed or self._looking or self._candidate is not None
 
     async def run(self, stopping: asyncio.Event, reload: asyncio.Event) -> None:
         """Looks at the file and at the fleet once a second, and at once when `reload` is set."""
@@ -102,6 +104,13 @@ class Rulebook:
         stamp = _stamp(self._settings.rules)
         if stamp == self._stamp and not asked and self._candidate is None:
             return
+        self._looking = True
+        try:
+            await self._take_up_file(stamp, asked=asked)
+        finally:
+            self._looking = False
+
+    async def _take_up_file(self, stamp: tuple[int, ...], *, asked: bool) -> None:
         self._stamp = stamp
         digest, source, faults = await asyncio.to_thread(_read, self._settings.rules)
         if digest == self._seen and not asked and self._candidate is None:

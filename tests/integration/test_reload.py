@@ -1,14 +1,21 @@
 """Reload: whole or not at all, one version for all replicas, the last good rules kept."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import LiteralString
 
 import pytest
+from psycopg.rows import DictRow
 
 from listener import rulebook
-from listener.database import Link, connect
+from listener.database import Connection, Link, connect
 from listener.errors import RulesError
-from tests.support.world import World, open_world, rules_text
+from listener.matching import Matcher
+from listener.model import Change
+from listener.rules.ruleset import RuleSet
+from tests.support.world import PATIENCE, World, open_world, rules_text
 
 OTHER = rules_text().replace('"{{ new.body }}"', '"new: {{ new.body }}"')
 BROKEN = rules_text().replace('"{{ new.body }}"', '"{{ new.body"')
@@ -173,6 +180,59 @@ async def test_changes_that_were_captured_for_the_rules_to_come_wait_for_them(
         service.reload.set()
         await world.settled()
         assert await world.states() == dict.fromkeys(["for the old", "for the new", "memo for the new"], "accepted")
+
+
+async def test_they_wait_also_while_the_file_is_being_read(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, read_on, looked = threading.Event(), threading.Event(), asyncio.Event()
+    compiled, for_these = rulebook._compiled, Matcher._for_these
+
+    def slowly(source: str, path: Path, version: int) -> RuleSet:
+        reading.set()
+        assert read_on.wait(PATIENCE)
+        return compiled(source, path, version)
+
+    def noted(matcher: Matcher, rules: RuleSet, rows: Sequence[DictRow]) -> list[Change]:
+        looked.set()
+        return for_these(matcher, rules, rows)
+
+    monkeypatch.setattr(Matcher, "_for_these", noted)
+    async with open_world(database) as world, world.service():
+        monkeypatch.setattr(rulebook, "_compiled", slowly)
+        world.use_rules(OTHERS)
+        try:
+            assert await asyncio.to_thread(reading.wait, PATIENCE)
+            await world.install()
+            await world.note("a", "for the new")
+            async with asyncio.timeout(5):
+                await looked.wait()
+        finally:
+            read_on.set()
+        await world.settled()
+        assert await world.states() == dict.fromkeys(["for the new", "memo for the new"], "accepted")
+
+
+async def test_they_wait_also_when_the_rules_come_into_force_as_they_are_taken(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rulebook, "POLL", 60)
+    async with open_world(database) as world, world.service() as service:
+        take = Matcher._take
+
+        async def late(matcher: Matcher, conn: Connection) -> tuple[DictRow, list[DictRow]]:
+            taken = await take(matcher, conn)
+            if taken[1] and matcher._book.current.version == 1:
+                service.reload.set()
+                async with asyncio.timeout(5):
+                    while matcher._book.current.version == 1:
+                        await asyncio.sleep(0.01)
+            return taken
+
+        monkeypatch.setattr(Matcher, "_take", late)
+        world.use_rules(OTHERS)
+        await world.install()
+        await world.note("a", "for the new")
+        await world.settled()
+        assert await world.states() == dict.fromkeys(["for the new", "memo for the new"], "accepted")
 
 
 @pytest.mark.parametrize(
