@@ -109,6 +109,11 @@ def _compiled(source: str, version: int) -> RuleSet | None:
         return None
 
 
+def _saves(rules: RuleSet, name: str) -> bool:
+    rule = rules.rules.rules.get(name)
+    return rule is not None and rule.ticket is not None and rule.ticket.save is not None
+
+
 async def brakes(conn: Connection) -> list[dict[str, Any]]:
     """`{rule, since, reason, held}` of each rule that its brake holds; `held` is how many messages with it."""
     return await (await conn.execute(SQL["brakes"], {})).fetchall()
@@ -173,8 +178,12 @@ async def status(conn: Connection, settings: Settings) -> dict[str, Any]:
             for row in await (await conn.execute(SQL["failing_selects"], {})).fetchall()
             if rules is None or row["watch"] in rules.rules.watch
         ],
-        # `ticket.save` that fails, tried again for two hours
-        "failing_saves": await (await conn.execute(SQL["failing_saves"], {})).fetchall(),
+        # `ticket.save` that the rules still have
+        "failing_saves": [
+            row
+            for row in await (await conn.execute(SQL["failing_saves"], {})).fetchall()
+            if rules is None or _saves(rules, row["rule"])
+        ],
         "pauses": [
             {"target": str(p.target), "reason": p.reason, "until": p.until, "since": p.since, "who": p.who}
             for p in await pauses.pauses(conn)

@@ -104,7 +104,7 @@ async def status(output: str) -> None:
     for failing in now["failing_saves"]:
         click.echo(
             f"NOT SAVED         {counted(failing['n'], 'ticket')} of the rule {failing['rule']}, "
-            f"{failing['given_up']} given up: {failing['reason']}"
+            f"tried again: {failing['reason']}"
         )
     for brake in now["brakes"]:
         click.echo(

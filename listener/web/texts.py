@@ -133,8 +133,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "The daily query of {watch} has had a fault since {at} ({reason}): messages are missing.",
     ),
     "c_saves": (
-        "{n} mã phiếu của quy tắc {rule} chưa ghi được về ERP ({reason}).",
-        "{n} ticket{s} of the rule {rule} could not be written back into the ERP ({reason}).",
+        "{n} mã phiếu của quy tắc {rule} chưa ghi được về ERP ({reason}); chương trình vẫn thử lại.",
+        "{n} ticket{s} of the rule {rule} could not be written back into the ERP ({reason}); tried again.",
     ),
     "c_rules": (
         "Tệp quy tắc có {n} lỗi; quy tắc tốt trước đó vẫn được dùng.",

@@ -61,7 +61,7 @@ SELECT count(*) AS n FROM gone;
 -- Tickets that could not be written back, once their message is gone.
 WITH gone AS (
     DELETE FROM listener.ticket_save s
-     WHERE s.due_at = 'infinity' AND NOT EXISTS (SELECT FROM listener.finished f WHERE f.id = s.message_id AND f.text IS NOT NULL)
+     WHERE s.error IS NOT NULL AND NOT EXISTS (SELECT FROM listener.finished f WHERE f.id = s.message_id AND f.text IS NOT NULL)
     RETURNING message_id
 )
 SELECT count(*) AS n FROM gone;

@@ -39,10 +39,10 @@ SELECT message_id, rule, ticket_id, params FROM listener.ticket_save
 DELETE FROM listener.ticket_save WHERE message_id = %(id)s;
 
 -- name: save_failed
--- Tried again after a growing pause; given up, and kept for people to see, after 20 times.
+-- Tried again after a growing pause, in the end once an hour: until somebody has mended it, or the message is removed.
 UPDATE listener.ticket_save
    SET tries = tries + 1, error = %(error)s,
-       due_at = CASE WHEN tries < 20 THEN clock_timestamp() + make_interval(secs => least(600, 2 ^ least(tries, 10))) ELSE 'infinity' END
+       due_at = clock_timestamp() + make_interval(secs => least(3600, 2 ^ least(tries, 12)))
  WHERE message_id = %(id)s;
 
 -- name: fold_tally

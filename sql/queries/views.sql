@@ -55,9 +55,8 @@ SELECT b.rule, b.since, b.reason,
 SELECT watch, failing_since AS since, failure AS reason FROM listener.calendar WHERE failure IS NOT NULL ORDER BY watch;
 
 -- name: failing_saves
--- Tickets that could not be written back into the ERP so far, by rule, and the newest one's reason.
-SELECT rule, count(*) AS n, count(*) FILTER (WHERE due_at = 'infinity') AS given_up,
-       (array_agg(error ORDER BY message_id DESC))[1] AS reason
+-- Tickets that could not be written back into the ERP so far, by rule, and why one of them could not.
+SELECT rule, count(*) AS n, max(error) AS reason
   FROM listener.ticket_save WHERE error IS NOT NULL GROUP BY rule ORDER BY rule;
 
 -- name: lost_replicas

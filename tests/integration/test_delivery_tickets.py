@@ -162,7 +162,7 @@ async def test_writing_back_is_tried_again_when_it_fails(erp_database: str) -> N
             await world.until("SELECT tries >= 1 AND error = 'UndefinedColumn' FROM listener.ticket_save")
             assert world.arrived() == ["text"]
             told = (await verb(world.environment(), "status")).out
-            assert "NOT SAVED         1 ticket of the rule note, 0 given up: UndefinedColumn" in told
+            assert "NOT SAVED         1 ticket of the rule note, tried again: UndefinedColumn" in told
             await world.db.execute("ALTER TABLE public.notes RENAME COLUMN elsewhere TO saved_ticket")
             await world.db.execute("UPDATE listener.ticket_save SET due_at = now()")
             await world.until("SELECT saved_ticket IS NOT NULL FROM public.notes")
@@ -181,12 +181,17 @@ async def test_a_ticket_whose_rule_says_no_longer_how_is_kept_until_it_does(
         await world.db.execute("ALTER TABLE public.notes RENAME COLUMN elsewhere TO saved_ticket")
         for rules, saved in ((rules_text(ticket="none"), False), (rules_text(ticket=SAVE), True)):
             world.use_rules(rules)
-            await world.db.execute("UPDATE listener.ticket_save SET due_at = now(), tries = 0, error = NULL")
+            # Also after a weekend.
+            await world.db.execute("UPDATE listener.ticket_save SET due_at = now(), tries = 60, error = NULL")
             async with world.service():
                 if saved:
                     await world.until("SELECT count(*) = 0 FROM listener.ticket_save")
                 else:
                     await world.until("SELECT error LIKE '%%no such rule%%' FROM listener.ticket_save")
+                    again = "SELECT due_at < now() + interval '61 min' AS again FROM listener.ticket_save"
+                    assert await world.one(again) == {"again": True}
+                    # Nobody who took it out of the rules is to mend anything.
+                    assert "NOT SAVED" not in (await verb(world.environment(), "status")).out
         assert (await world.one("SELECT saved_ticket FROM public.notes"))["saved_ticket"] == FIRST
 
 

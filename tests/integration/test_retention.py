@@ -80,11 +80,18 @@ async def test_states_that_are_kept_for_less_lose_phone_text_and_row_and_nothing
         async with world.service():
             await world.settled()
         await make_old(world, 40)
+        # tickets that could not be written back so far
+        await world.db.execute(
+            """INSERT INTO listener.ticket_save (message_id, rule, ticket_id, params, due_at, error)
+               SELECT id, key, 1, '{}', now() + interval '1 h', 'UndefinedColumn' FROM listener.finished"""
+        )
         await world.note("c", "new")
         kept = Retention(sooner={State.ACCEPTED: timedelta(days=30)})
         async with world.service(retention=kept):
             await world.settled()
             await world.until("SELECT EXISTS (SELECT FROM listener.finished WHERE text IS NULL AND phone IS NULL)")
+            await world.until("SELECT count(*) = 1 FROM listener.ticket_save")
+        assert await world.one("SELECT rule FROM listener.ticket_save") == {"rule": "b"}
         rows = {row["key"]: row for row in await world.messages()}
         assert (rows["a"]["phone"], rows["a"]["text"], rows["a"]["state"]) == (None, None, "accepted")
         assert rows["a"]["ticket_id"] is not None

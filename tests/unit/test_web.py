@@ -188,7 +188,7 @@ def test_what_a_person_should_see_is_named_worst_first() -> None:
         deaf=True,
         notify_queue=0.3,
         failing_selects=[FAILING],
-        failing_saves=[{"rule": "r", "n": 1, "given_up": 0, "reason": "UndefinedColumn"}],
+        failing_saves=[{"rule": "r", "n": 1, "reason": "UndefinedColumn"}],
         brakes=[{"rule": "r", "held": 3}],
         lost_replicas={"n": 1, "seen_at": datetime(2026, 11, 22, tzinfo=UTC)},
         pauses=[{"target": "phone 091***678", "who": "page/Lan", "reason": "the pause's time was over"}],
