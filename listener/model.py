@@ -171,7 +171,8 @@ class Stale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unchecked:
-    """Not a byte was written, because nobody could see whether what the message says is still true: again later."""
+    """Not a byte was written, because nobody could see whether what the message says is still true, or because this
+    daemon's mode keeps its phone from any: again later."""
 
     cause: str
 

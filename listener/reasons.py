@@ -185,6 +185,8 @@ _KNOWN = tuple(
         ("mode shadow: shown, not sent", "đang ở chế độ shadow: chỉ hiển thị"),
         ("mode redirect without `redirect_to`", "đang ở chế độ redirect nhưng thiếu `redirect_to`"),
         ("mode allowlist: not on the list", "đang ở chế độ allowlist và số không có trong danh sách"),
+        ("mode {m}: its phone gets nothing, so it waits",
+         "đang ở chế độ {m}, số này không nhận tin nên tin còn chờ"),
         ("too old: the change is longer ago than `expires`", "thay đổi đã cũ hơn thời hạn `expires`"),
         ("waited past its `expires`; last: {x!}", "chờ quá thời hạn `expires`; lần cuối: {x!}"),
         ("waited past its `expires`; an earlier request was not answered",

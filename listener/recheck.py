@@ -1,4 +1,5 @@
-"""`recheck: true`: the row is read again right before a late message, and one that is no longer true is dropped."""
+"""What is looked at right before a message goes: whether its phone gets any in this daemon's mode; and with
+`recheck: true` the row of a late message, which is read again: what is no longer true is dropped."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +10,9 @@ from psycopg import sql
 from listener import capture
 from listener.database import LOST, REST, Connection, Link
 from listener.errors import ListenerError, OutOfReachError
-from listener.model import Lease, Stale, Unchecked
+from listener.model import Lease, Mode, Stale, Unchecked
 from listener.rulebook import Rulebook
+from listener.rules.judging import gets_any
 from listener.settings import Settings
 
 
@@ -19,6 +21,7 @@ class Recheck:
 
     def __init__(self, settings: Settings, book: Rulebook) -> None:
         self._book = book
+        self._mode = settings.mode
         self._link = Link(
             settings,
             "recheck",
@@ -35,11 +38,13 @@ class Recheck:
         await self._link.close()
 
     async def outdated(self, lease: Lease) -> Stale | Unchecked | None:
-        """What keeps the message of `lease` from going; None when it is still true, or was not to be rechecked.
+        """What keeps the message of `lease` from going; None when nothing does.
 
         A row that cannot be read (no right, no table, no such watch in the rules) says nothing about what stands in it:
         the message waits, until it expires, for somebody to mend that.
         """
+        if self._mode is not Mode.LIVE and not self._is_meant(lease):
+            return Unchecked(cause=f"mode {self._mode}: its phone gets nothing, so it waits")
         if lease.recheck is None:
             return None
         try:
@@ -55,6 +60,11 @@ class Recheck:
             return Stale(reason="recheck: the row is gone")
         changed = [column for column, value in lease.recheck.items() if now.get(column) != value]
         return Stale(reason=f"recheck: {', '.join(changed)} changed since") if changed else None
+
+    def _is_meant(self, lease: Lease) -> bool:
+        """What this daemon made is; but something may wait since a live one, or for a person's retry."""
+        rule = self._book.current.rules.rules.get(lease.rule)
+        return rule is not None and gets_any(rule, lease.phone, rule.mode.or_more_careful(self._mode))
 
     async def _row(self, conn: Connection, lease: Lease) -> Mapping[str, Any] | None:
         rules = self._book.current

@@ -48,7 +48,7 @@ CONFIG_PROBE = 60.0
 LOCK_OUT_MARGIN = 30.0
 # a rule that prefers a second SMS to none sends it this long after the unclear answer
 RESEND_BACKOFF = Backoff(first=5, longest=5, jitter=1)
-# while a row cannot be read again
+# while a row cannot be read again, or the mode stands in the way
 UNCHECKED_BACKOFF = Backoff(first=2, longest=300)
 # how long followers wait for the ticket that an unanswered message may have made
 TICKET_WAIT = 300.0

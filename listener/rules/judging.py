@@ -308,7 +308,7 @@ class _Plan:
             case Mode.REDIRECT:
                 target = phones.normalise(self.rule.redirect_to)
                 phone = target.number if isinstance(target, phones.Phone) else phone
-            case Mode.ALLOWLIST if phone not in self._allowed():
+            case Mode.ALLOWLIST if not gets_any(self.rule, phone, self.mode):
                 return Planned(**common, phone=phone, state=State.SUPPRESSED, reason="mode allowlist: not on the list")
         quiet = self.rule.quiet_hours
         meant_for = after_quiet(self.change.at, quiet, self.compiled.zone)
@@ -329,9 +329,19 @@ class _Plan:
             quiet_until=quiet_until,
         )
 
-    def _allowed(self) -> frozenset[str]:
-        numbers = (phones.normalise(text) for text in self.rule.allowlist)
-        return frozenset(n.number for n in numbers if isinstance(n, phones.Phone))
+
+def gets_any(rule: Rule, phone: str, mode: Mode) -> bool:
+    """Whether messages of `rule` to `phone` are sent in this mode."""
+    listed: tuple[str | None, ...] = ()
+    match mode:
+        case Mode.LIVE:
+            return True
+        case Mode.ALLOWLIST:
+            listed = rule.allowlist
+        case Mode.REDIRECT:
+            listed = (rule.redirect_to,)
+    numbers = (phones.normalise(text) for text in listed)
+    return phone in {n.number for n in numbers if isinstance(n, phones.Phone)}
 
 
 def _rejected(rule: Rule, thread: str, reason: str) -> Planned:

@@ -245,6 +245,36 @@ async def test_in_shadow_nothing_is_sent_also_not_what_is_retried_or_was_made_be
         assert sorted(world.arrived()) == ["made live", "mended"]
 
 
+@pytest.mark.parametrize("mode", [Mode.ALLOWLIST, Mode.REDIRECT])
+async def test_where_few_phones_get_any_no_other_gets_what_is_retried_or_was_made_before(
+    erp_database: str, mode: Mode
+) -> None:
+    mine = "0980000001"
+    rules = rules_text(defaults=f"allowlist: [{mine}]\n  redirect_to: {mine}")
+    async with open_world(erp_database, rules=rules) as world:
+        assert (await say(world, "pause", "--reason", "x")).code == 0
+        await world.note("a", "made live")
+        await world.once()
+        assert (await say(world, "resume")).code == 0
+        await world.note("b", "mended", phone="no phone")
+        await world.note("c", "tried", phone=mine)
+        await world.once(mode=mode)
+        await world.db.execute(
+            "UPDATE listener.change SET new = jsonb_set(new, '{phone}', to_jsonb(%s::text))", [PHONE]
+        )
+        assert (await say(world, "retry", await number(world, "mended"))).code == 0
+        await world.once(mode=mode)
+        assert await world.states() == {"made live": "waiting", "mended": "waiting", "tried": "accepted"}
+        assert {row["reason"] for row in await world.messages() if row["state"] == "waiting"} == {
+            f"mode {mode}: its phone gets nothing, so it waits"
+        }
+        await world.db.execute("UPDATE listener.message SET due_at = now()")
+        await world.db.execute("UPDATE listener.thread SET next_at = now() WHERE next_at IS NOT NULL")
+        await world.once()
+        assert world.arrived()[0] == "tried"
+        assert sorted(world.arrived()[1:]) == ["made live", "mended"]
+
+
 async def test_what_grew_too_old_while_it_was_held_is_told_and_not_counted_as_released(erp_database: str) -> None:
     async with open_world(erp_database, rules=rules_text(defaults="brake: 1/h")) as world:
         await world.notes([("a", "sent"), ("b", "old"), ("c", "young")])
