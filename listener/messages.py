@@ -240,5 +240,5 @@ async def expire(conn: Connection) -> None:
         rows = await (await conn.execute(SQL["lock_expired"], {})).fetchall()
         if rows:
             args = {"threads": [row["id"] for row in rows]}
-            for name in ("expire", "expire_unsure", "requeue_threads"):
+            for name in ("spare", "expire", "expire_unsure", "requeue_threads"):
                 await conn.execute(SQL[name], args)

@@ -195,8 +195,7 @@ SELECT made.*, %(lease)s::bigint AS lease, (pg_current_wal_insert_lsn() - '0/0':
 -- older meanwhile.
 UPDATE listener.message m
    SET due_at = greatest(m.due_at, m.quiet_until), order_at = greatest(m.order_at, m.quiet_until),
-       expires_at = m.expires_at + (greatest(m.due_at, m.quiet_until, statement_timestamp())
-                                    - greatest(m.due_at, statement_timestamp())),
+       expires_at = m.expires_at + greatest(interval '0', m.quiet_until - greatest(m.due_at, m.quiet_at)),
        quiet_at = m.quiet_at + n.days * interval '1 day', quiet_until = m.quiet_until + n.days * interval '1 day'
   FROM (SELECT x.id, greatest(1, ceil(extract(epoch FROM clock_timestamp() - x.quiet_until) / 86400)) AS days
           FROM listener.message x
@@ -430,6 +429,15 @@ UPDATE listener.thread t
        priority = coalesce(h.priority, t.priority)
   FROM unnest(%(threads)s::bigint[]) AS w(id) LEFT JOIN LATERAL listener.head(w.id) AS h ON true
  WHERE t.id = w.id AND t.lease IS NULL;
+
+-- name: spare
+-- What came into the quiet hours before it was too old did not grow older in them, though nobody could work on it.
+UPDATE listener.message
+   SET due_at = greatest(due_at, quiet_until), order_at = greatest(order_at, quiet_until),
+       expires_at = expires_at + (quiet_until - greatest(due_at, quiet_at)),
+       quiet_at = quiet_at + interval '1 day', quiet_until = quiet_until + interval '1 day'
+ WHERE thread_id = ANY(%(threads)s::bigint[]) AND state = 'waiting' AND expires_at <= clock_timestamp()
+   AND quiet_at < expires_at AND quiet_until > due_at;
 
 -- name: expire
 -- What waited in these threads past its `expires`.

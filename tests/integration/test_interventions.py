@@ -277,15 +277,22 @@ async def test_where_few_phones_get_any_no_other_gets_what_is_retried_or_was_mad
 
 async def test_what_grew_too_old_while_it_was_held_is_told_and_not_counted_as_released(erp_database: str) -> None:
     async with open_world(erp_database, rules=rules_text(defaults="brake: 1/h")) as world:
-        await world.notes([("a", "sent"), ("b", "old"), ("c", "young")])
+        await world.notes([("a", "sent"), ("b", "old"), ("c", "young"), ("d", "slept")])
         await world.once()
         await world.db.execute("UPDATE listener.message SET expires_at = now() WHERE text = 'old'")
+        # which is past its hour, too, but for the quiet hours
+        await world.db.execute(
+            """UPDATE listener.message SET due_at = now() - interval '10 h', quiet_at = now() - interval '9 h',
+                      quiet_until = now() - interval '1 h', expires_at = now() - interval '7 h' WHERE text = 'slept'"""
+        )
         released = await say(world, "release", "--rule", "note", "--yes")
-        assert released.out == "release: 1 message\n"
+        assert released.out == "release: 2 messages\n"
         old = await number(world, "old")
         assert f"message {old} left alone: it grew too old while it was held" in released.err
         await world.once()
-        assert await world.states() == {"sent": "accepted", "old": "expired", "young": "accepted"}
+        assert await world.states() == {
+            "sent": "accepted", "old": "expired", "young": "accepted", "slept": "accepted",
+        }  # fmt: skip
         assert (await say(world, "retry", old)).code == 0
         await world.once()
         assert await state(world, "old") == "accepted"

@@ -102,7 +102,7 @@ async def touched(db: Connection) -> dict[str, int]:
             for m in armed
         ]
         args = {"results": json.dumps(results), "threads": [m["thread_id"] for m in armed], "ticket_wait": 300.0}
-        for name in ("lock_threads", "record", "finish", "put_back", "free_threads", "ended_leases", "expire"):
+        for name in ("lock_threads", "record", "finish", "put_back", "free_threads", "ended_leases", "spare", "expire"):
             found[name] = await pages(db, messages[name], args)
     return found
 

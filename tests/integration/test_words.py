@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from listener import database as connections
+from listener import messages
 from listener.database import Connection, connect
 from listener.errors import OutOfReachError
 from listener.settings import Settings
@@ -219,6 +220,40 @@ async def test_what_a_person_retries_in_the_quiet_hours_is_sent_at_their_end(dat
                       expires_at - due_at > interval '59 min' AS in_time FROM listener.message"""
         )
         assert row == {"state": "waiting", "put_off": True, "in_time": True}
+
+
+@pytest.mark.parametrize(
+    ("hours", "state"),
+    [
+        # from its change, the beginning and the end of the quiet and its end as it was, to now
+        ((-7, -5, +5, -1), "waiting"),
+        ((-14, -13, -3, -8), "accepted"),
+        ((-17, -13, -3, -14), "expired"),
+        ((-20, -15, -5, -14), "expired"),
+    ],
+)
+async def test_what_nobody_could_send_does_not_grow_older_in_the_quiet_hours(
+    database: str, hours: tuple[int, ...], state: str
+) -> None:
+    now = datetime.now(VIETNAM)
+    body = f"quiet_hours: {{from: {now + timedelta(hours=2):%H:%M}, to: {now:%H:%M}}}"
+    async with open_world(database, rules=RULES + rule(body), schema=SCHEMA) as world:
+        await verb(world.environment(), "pause", "--account", "main", "--reason", "CareSoft is away")
+        await set_amount(world, "A", 1)
+        await world.once()
+        await world.db.execute(
+            """UPDATE listener.message
+                  SET due_at = now() + %s * interval '1 h', quiet_at = now() + %s * interval '1 h',
+                      quiet_until = now() + %s * interval '1 h', expires_at = now() + %s * interval '1 h'""",
+            hours,
+        )
+        await messages.expire(world.db)
+        await verb(world.environment(), "resume", "--account", "main")
+        await world.once()
+        assert await world.states() == {"told A 1": state}
+        if state == "waiting":
+            left = "SELECT expires_at - due_at = interval '4 h' AS left, due_at > now() AS later FROM listener.message"
+            assert await world.one(left) == {"left": True, "later": True}
 
 
 async def test_a_cap_is_per_phone_and_time(database: str) -> None:
