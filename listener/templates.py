@@ -124,7 +124,8 @@ class Environment:
         expression = parser.parse_expression()
         if not parser.stream.eos:
             rest = parser.stream.current
-            raise TemplateError("an expression ends here, but more follows", line=rest.lineno, hint=_before(rest))
+            hint = _before(rest, expression)
+            raise TemplateError("an expression ends here, but more follows", line=rest.lineno, hint=hint)
         target = nodes.Name(_RESULT, "store", lineno=1)
         return nodes.Template([nodes.Assign(target, expression, lineno=1)], lineno=1)
 
@@ -185,12 +186,13 @@ _MET = re.compile(
 )
 
 
-def _before(rest: Token) -> str:
-    """The cure for an expression that ends before `rest`."""
+def _before(rest: Token, expression: nodes.Expr) -> str:
+    """The cure for an `expression` that ends before `rest`."""
     match rest.type, str(rest.value).lower():
         case "assign", _:
             return "write == to compare"
-        case "integer", _:
+        # 0912345678 is a 0 and a number to Jinja
+        case "integer", _ if isinstance(expression, nodes.Const):
             return """a phone is text, in 'quotes' of its own: "'0980000000'\""""
         case "name", "and" | "or" | "not" | "is" | "in" as word:
             return f"write {word} in small letters"

@@ -322,6 +322,7 @@ def test_an_expression_is_one_expression(source: str) -> None:
         ("new.note is not NULL", "write none"),
         ("new.note == null", "write none"),
         ("new.phone, new.other", "put text in 'quotes'"),
+        ("new.total 100000", "put text in 'quotes', or and, or, ~ between"),
     ],
 )
 def test_an_expression_as_other_programs_have_them_is_told_the_cure(source: str, hint: str) -> None:
