@@ -7,7 +7,7 @@ kept while reading. Plain scalars follow YAML 1.2's core schema, narrowed to wha
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
@@ -151,12 +151,11 @@ def load(text: str, file: str) -> Source:
     if odd := _UNPRINTABLE.search(text):
         line, col = _place(text, odd.start())
         refuse(f"an invisible character U+{ord(odd.group()):04X} stands here", "delete it", line, col)
-    odd_blanks = _odd_blanks(text, file)
     composer = _Composer(yaml.parse(text, Loader=_LOADER), file, text.splitlines())
     try:
         root = composer.document()
     except yaml.MarkedYAMLError as error:
-        if odd_blanks:
+        if odd_blanks := _odd_blanks(text, file, composer.text_lines):
             raise RulesError(odd_blanks) from None
         faults = [_at(file, *told) for told in complaints(error, text)]
         # `text: {{ x }} and more` is noted at its brace; where the parser then gave up is no second fault.
@@ -166,15 +165,16 @@ def load(text: str, file: str) -> Source:
     except (yaml.YAMLError, ValueError, OverflowError):
         # The Python scanner hands escapes such as \UFFFFFFFF to chr() unchecked.
         raise RulesError([*composer.faults, _at(file, (1, 1), "a \\ escape is not a character", "remove it")]) from None
-    return Source(file=file, root=root, faults=composer.faults, odd_blanks=odd_blanks)
+    return Source(file=file, root=root, faults=composer.faults, odd_blanks=_odd_blanks(text, file, composer.text_lines))
 
 
-def _odd_blanks(text: str, file: str) -> list[Fault]:
-    """Blanks that came with a copy from a web page or Word: to the eye like any other."""
+def _odd_blanks(text: str, file: str, text_lines: Collection[int]) -> list[Fault]:
+    """Blanks that came with a copy from a web page or Word: to the eye like any other. In a text they are no fault."""
     found = islice(_ODD_BLANK.finditer(text), 100) if not text.isascii() else ()
     return [
-        _at(file, _place(text, odd.start(1)), f"the blank here is no ordinary one, but U+{ord(odd[1]):04X}", _ANEW)
+        _at(file, place, f"the blank here is no ordinary one, but U+{ord(odd[1]):04X}", _ANEW)
         for odd in found
+        if (place := _place(text, odd.start(1)))[0] not in text_lines
     ]
 
 
@@ -207,6 +207,8 @@ class _Composer:
 
     def __init__(self, events: "Iterator[yaml.Event]", file: str, lines: list[str]) -> None:
         self.faults: list[Fault] = []
+        # numbers of the lines that hold nothing but text in quotes or behind | or >
+        self.text_lines: set[int] = set()
         self._lines = lines
         self._events = events
         self._file = file
@@ -287,8 +289,11 @@ class _Composer:
     def _scalar(self, event: yaml.ScalarEvent) -> Node:
         text: str = event.value
         value: str | int | Decimal | bool | None = text
+        start: Any = event.start_mark
+        end: Any = event.end_mark
+        if event.style in ("|", ">", "'", '"'):
+            self.text_lines.update(range(start.line + 2, end.line + (1 if event.style in "|>" else 2)))
         if event.implicit[0]:
-            end: Any = event.end_mark
             if end.line < len(self._lines) and _CUT_OFF.match(self._lines[end.line], end.column):
                 self._note(event, "the # in this text begins a comment: what follows is left out", QUOTE_BRACES)
             if text == "~":

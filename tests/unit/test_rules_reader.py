@@ -329,6 +329,16 @@ def test_an_odd_blank_of_a_text_is_no_fault() -> None:
     assert rules.rules["shipped"].text.startswith("LH:\u00a019001234")
 
 
+@pytest.mark.parametrize("text", ["|\n      ACME:\n      \u00a0LH: 19001234", '"ACME:\n      \u00a0 LH: 19001234"'])
+@pytest.mark.parametrize(("fault", "told"), [("on: ordres", "there is no watch"), ("on orders", "a `:` is missing")])
+def test_an_odd_blank_of_a_text_hides_no_fault(text: str, fault: str, told: str) -> None:
+    source = re.sub("text: .*", lambda _: f"text: {text}", SMALLEST)
+    with pytest.raises(RulesError) as caught:
+        parse(source + f"\n  last:\n    {fault}\n    to: new.phone\n", "rules.yaml")
+    assert not any("blank" in f.message for f in caught.value.faults)
+    assert any(told in f.message for f in caught.value.faults), caught.value.faults
+
+
 def test_two_readings_are_equal() -> None:
     assert parse(EVERYTHING, "a") == parse(EVERYTHING, "b")
 
