@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from playwright.async_api import expect
 
 from listener.simulator.gateway import Break, Fault, Moment
 from tests.pages.conftest import Visit, visit
@@ -128,6 +129,41 @@ async def test_lists_move_by_themselves_and_leave_a_person_in_peace(erp_database
             assert await page.evaluate("document.getSelection().toString()") == "ACME: tin nua"
             await page.evaluate("document.getSelection().removeAllRanges()")
             await page.wait_for_selector(".said:has-text('tin sau')")
+
+
+async def test_a_form_that_is_open_stays_beside_what_it_is_about(erp_database: str) -> None:
+    async def muted(why: str, many: int) -> None:
+        async with world.db.transaction():
+            await world.db.execute("SELECT set_config('listener.mute', %s, true)", [why])
+            await world.notes([(f"{why} {n}", f"{why} {n}") for n in range(many)])
+
+    async with open_world(erp_database) as world, world.service(**SERVICE) as service:
+        await muted("second", 1)
+        for rule in ("a", "c"):
+            await world.db.execute("INSERT INTO listener.brake (rule, reason) VALUES (%s, 'too many')", [rule])
+            await world.db.execute(
+                "INSERT INTO listener.pause (target, value, reason, who) VALUES ('rule', %s, 'why', 'Lan')", [rule]
+            )
+        async with visit(service.address, language="en") as seen:
+            await seen.login()
+            for title, mine, change in (
+                ("muted_title", "second", lambda: muted("first", 2)),
+                ("now_title", "c", lambda: world.rows("DELETE FROM listener.pause WHERE value = 'a' RETURNING 1")),
+                ("brakes_title", "c", lambda: world.rows("DELETE FROM listener.brake WHERE rule = 'a' RETURNING 1")),
+            ):
+                await seen.open("/interventions")
+                items = seen.page.locator(f"[aria-labelledby={title}] li")
+                before = await items.count()
+                await items.last.locator("summary").click()
+                await items.last.locator("[name=reason]").fill("half a wor")
+                await change()
+                await expect(items).not_to_have_count(before, timeout=15_000)
+                form = items.filter(has=seen.page.locator("details[open]"))
+                await expect(form).to_have_count(1)
+                assert mine in await form.locator("> span:not(.dot)").inner_text()
+                values = await form.locator("input[type=hidden]").evaluate_all("all => all.map(one => one.value)")
+                assert any(value.endswith(mine) for value in values)
+                assert await form.locator("[name=reason]").input_value() == "half a wor"
 
 
 @pytest.mark.faults
