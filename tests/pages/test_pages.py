@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from listener.simulator.gateway import Break, Fault, Moment
 from tests.pages.conftest import Visit, visit
@@ -276,6 +276,21 @@ async def test_the_playground_answers_as_one_types_and_replays(erp_database: str
             await page.wait_for_selector("#replayed table")
             await seen.photograph("playground")
             assert not await page.is_visible("#outdated")
+            # who replays before the answer to their typing has come gets both
+            replaying = asyncio.Event()
+
+            async def slow(route: Route) -> None:
+                await replaying.wait()
+                await route.continue_()
+
+            await page.route("**/try", slow)
+            async with page.expect_request("**/try"):
+                await page.fill("[name=text]", "Chao {{ new.topic }}")
+            async with page.expect_response("**/replay"):
+                await page.click("button:has-text('Chạy lại')")
+            replaying.set()
+            await page.wait_for_selector("#result .bubble:has-text('Chao')")
+            await page.unroute("**/try")
             await page.fill("[name=when]", "new.topic == 'DH1000'")
             await page.wait_for_selector("#outdated:visible")
             await page.click("button:has-text('Chạy lại')")
