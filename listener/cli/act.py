@@ -87,7 +87,8 @@ async def _release_muted(
         if kinds := await interventions.muted(conn, watch=watch, muted_for=muted_for):
             shown = [f"{kind['n']} of {kind['watch']} ({mask_phones(kind['reason'])})" for kind in kinds[:_KINDS]]
             more = [f"{len(kinds) - _KINDS} more reasons"] if len(kinds) > _KINDS else []
-            _confirm(f"release {counted(sum(kind['n'] for kind in kinds), 'change')}", [*shown, *more], yes=yes)
+            late = " (of changes longer ago than `expires` the messages are expired: only `retry` sends them)"
+            _confirm(f"release {counted(sum(kind['n'] for kind in kinds), 'change')}", [*shown, *more], late, yes=yes)
             by = await pauses.who(conn)
             n = await interventions.release_muted(conn, watch=watch, muted_for=muted_for, by=by, reason=reason)
     if output == "json":

@@ -443,8 +443,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "There are more reasons; see them and let them go with `listener release --muted`.",
     ),
     "muted_ask": (
-        "Cho {n} thay đổi này đi tiếp như bình thường? Tin của chúng sẽ được gửi.",
-        "Let these changes ({n}) go their normal way? Their messages will be sent.",
+        "Cho {n} thay đổi này đi tiếp như bình thường? Tin của chúng sẽ được gửi; thay đổi nào đã lâu hơn `expires` "
+        "của quy tắc thì tin thành quá hạn, không gửi.",
+        "Let these changes ({n}) go their normal way? Their messages will be sent; those of changes longer ago than "
+        "their rule's `expires` become expired, and are not.",
     ),
     "done_unmuted": ("Đã cho {n} thay đổi đi tiếp.", "Changes that go on: {n}."),
     "v_release muted": ("cho thay đổi tắt tiếng đi tiếp", "release muted"),

@@ -378,6 +378,7 @@ async def test_muted_changes_are_released_by_a_person_in_their_order(database: s
         assert (await say(world, "release", "--muted", "--watch", "other", "--yes")).out == "release: 0 muted changes\n"
         assert (await say(world, "release", "--muted", "--rule", "note", "--yes")).code == 2
         assert "release 2 changes: 2 of note (import)" in asked.err
+        assert "longer ago than `expires`" in asked.err
         done = await say(world, "release", "--muted", "--yes", "--reason", "they want it after all")
         assert (done.code, done.out) == (0, "release: 2 muted changes\n")
         await world.once()
