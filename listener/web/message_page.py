@@ -12,6 +12,7 @@ from listener.errors import RulesError
 from listener.interventions import FROM, Verb, act, arrived
 from listener.model import State
 from listener.pauses import audit
+from listener.phones import mask_phone
 from listener.rules import load
 from listener.sentences import Language, sentence
 from listener.settings import Settings
@@ -127,7 +128,11 @@ def _about(entry: Entry, row: Mapping[str, Any]) -> bool:
         case Kind.VERDICT | Kind.SUPPRESSION:
             return False
         case Kind.PAUSE:
-            return bool(row["created_at"] <= entry.at)
+            stopped_by = {"everything", f"account {row['account']}", f"rule {row['rule']}"}
+            if row["phone"]:
+                stopped_by.add(f"phone {mask_phone(row['phone'])}")
+            over = row["settled_at"] is not None and row["settled_at"] < entry.at
+            return row["created_at"] <= entry.at and not over and not stopped_by.isdisjoint(facts["targets"])
 
 
 def _said(request: web.Request, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:

@@ -216,6 +216,21 @@ async def test_one_message_tells_its_whole_way(erp_database: str) -> None:
                 assert (await somebody.get(missing)).status == 404, missing
 
 
+async def test_one_message_tells_of_its_own_pauses_alone(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        await somebody.get("/interventions")
+        await somebody.post("/interventions/pause", {"target": "all", "reason": "all of them"})
+        await world.note("DH1", "to one", phone="0912345678")
+        await world.note("DH1", "to the other", phone="0903000003")
+        await world.until("SELECT count(*) = 2 FROM listener.messages")
+        for phone, reason in (("0912345678", "one asked"), ("0903000003", "the other asked")):
+            await somebody.post("/interventions/pause", {"target": "phone", "phone": phone, "reason": reason})
+        await somebody.post("/interventions/resume", {"target": "all", "reason": "go on"})
+        one = await world.one("SELECT id FROM listener.messages WHERE text = 'to one'")
+        shown = (await somebody.get(f"/messages/{one['id']}")).text
+        assert ("one asked" in shown, "the other asked" in shown, "go on" in shown) == (True, False, True)
+
+
 @pytest.mark.parametrize(
     ("verb", "ends", "arrivals"),
     [("retry", "accepted", 2), ("cancel", "cancelled", 1), ("arrived", "accepted", 1)],
