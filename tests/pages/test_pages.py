@@ -131,6 +131,17 @@ async def test_lists_move_by_themselves_and_leave_a_person_in_peace(erp_database
             await page.wait_for_selector(".said:has-text('tin sau')")
 
 
+async def test_a_long_name_of_a_rule_pushes_no_figure_out_of_sight(erp_database: str) -> None:
+    rules = rules_text().replace("  note:\n    on:", f"  {'n' * 40}:\n    on:")
+    async with open_world(erp_database, rules=rules) as world, world.service(**SERVICE) as service:
+        await world.note("DH1", "ACME: Don DH1 da giao", phone="024 3825 1234")
+        await world.settled()
+        async with visit(service.address) as seen:
+            await seen.login()
+            table = seen.page.locator("[aria-labelledby=rules_title].wide")
+            assert await table.evaluate("one => one.scrollWidth - one.clientWidth") == 0
+
+
 async def test_a_form_that_is_open_stays_beside_what_it_is_about(erp_database: str) -> None:
     async def muted(why: str, many: int) -> None:
         async with world.db.transaction():
