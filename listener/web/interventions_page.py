@@ -16,7 +16,7 @@ from listener.web.access import Session, operator
 from listener.web.page import language, moment, render, shown_target
 from listener.web.store import Store
 from listener.web.texts import words
-from listener.words import LOCAL
+from listener.words import LOCAL, mask_phones
 
 # how long a pause lasts, as the page offers it; None until somebody resumes
 SPANS: Mapping[str, timedelta | None] = {
@@ -130,7 +130,7 @@ class Interventions:
             code=400 if fault else 200,
             pauses=now,
             brakes=brakes,
-            muted=kept_out[:_ITEMS],
+            muted=[{**kind, "shown": mask_phones(kind["reason"])} for kind in kept_out[:_ITEMS]],
             more_muted=len(kept_out) > _ITEMS,
             accounts=names,
             rules=sorted(rules.rules.rules) if rules else [],
