@@ -8,7 +8,10 @@ from psycopg import sql
 from listener.capture.tables import Table
 from listener.database import Connection
 from listener.errors import ListenerError
+from listener.queries import load
 from listener.words import did_you_mean
+
+SQL = load("capture")
 
 _ROW_COLUMN = r'\b(?P<side>NEW|OLD)\.(?P<column>"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
 # A `where` made of these alone, on columns of simple types, cannot fail at run time and calls no function of others, so
@@ -49,6 +52,44 @@ async def check_where(conn: Connection, table: Table, where: str) -> None:
         raise ListenerError(
             f"where: {error.diag.message_primary} (functions and tables need their schema in front)"
         ) from None
+    if not is_simple(table, where):
+        await _check_signs(conn, table, where)
+
+
+async def _check_signs(conn: Connection, table: Table, where: str) -> None:
+    """Raises `ListenerError` when a sign or a function means PostgreSQL's own only because that of an extension is not
+    on the path: a citext would be compared as text, in silence."""
+    row = await (await conn.execute(SQL["schemas_with_operators"], {})).fetchone()
+    assert row is not None
+    if not row["schemas"]:
+        return
+    try:
+        here = await _meaning(conn, table, where, "")
+        there = await _meaning(conn, table, where, row["schemas"])
+    except psycopg.ProgrammingError:
+        # as above, or one that may make no view
+        return
+    if here != there:
+        raise ListenerError(
+            f"where: a sign or a function here is PostgreSQL's own, and the schema {row['schemas']} has another for "
+            "this type (as for citext, whose = takes VIP for vip): write NEW.code OPERATOR(public.=) 'vip', with the "
+            "schema, for that one, or NEW.code::text = 'vip' for PostgreSQL's"
+        )
+
+
+async def _meaning(conn: Connection, table: Table, where: str, schemas: str) -> str:
+    """The condition with all that it names in full, as it is read with `schemas` on the path too."""
+    view = sql.SQL(
+        "CREATE TEMPORARY VIEW listener_where AS SELECT ({where}) AS said FROM {table} AS old, {table} AS new"
+    )
+    async with conn.transaction(force_rollback=True):
+        path = ", ".join(filter(None, ("pg_catalog", schemas, "pg_temp")))
+        await conn.execute("SELECT set_config('search_path', %s, true)", [path])
+        await conn.execute(view.format(table=table.identifier, where=sql.SQL(where)), prepare=False, binary=True)
+        await conn.execute("SET LOCAL search_path = pg_catalog")
+        row = await (await conn.execute("SELECT pg_get_viewdef('pg_temp.listener_where'::regclass) AS text")).fetchone()
+    assert row is not None
+    return str(row["text"])
 
 
 def is_simple(table: Table, where: str) -> bool:

@@ -67,6 +67,11 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = to_regclass(%(table)s);
 
+-- name: schemas_with_operators
+-- The schemas that have operators beside PostgreSQL's own, as a search_path names them; NULL if there are none.
+SELECT string_agg(quote_ident(n.nspname), ', ' ORDER BY n.nspname) AS schemas
+  FROM pg_namespace n WHERE n.nspname <> 'pg_catalog' AND EXISTS (SELECT FROM pg_operator o WHERE o.oprnamespace = n.oid);
+
 -- name: tables_like
 -- Names near a table that is not there.
 SELECT format('%%I.%%I', n.nspname, c.relname) AS name

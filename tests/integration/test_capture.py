@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from listener.errors import ListenerError
 from tests.support.erp import Captured, Erp, open_erp
 
 TABLE = """
@@ -280,6 +281,25 @@ async def test_a_where_that_fails_on_a_row_does_not_fail_the_erp(erp: Erp) -> No
 async def test_a_where_that_cannot_work_is_refused_at_install(erp: Erp, where: str, said: str) -> None:
     with pytest.raises(Exception, match=said):
         await watch_status(erp, where=where)
+
+
+async def test_a_where_does_not_pass_over_the_equality_of_a_columns_own_type(erp: Erp) -> None:
+    # as the extension citext makes one
+    await erp.run("""CREATE SCHEMA shop; CREATE TYPE shop.tier AS ENUM ('VIP', 'basic');
+                     CREATE CAST (shop.tier AS text) WITH INOUT AS IMPLICIT;
+                     CREATE FUNCTION shop.same(shop.tier, text) RETURNS boolean LANGUAGE sql
+                         RETURN lower($1::text) = lower($2);
+                     CREATE OPERATOR shop.= (LEFTARG = shop.tier, RIGHTARG = text, FUNCTION = shop.same);
+                     CREATE TABLE public.members (id int PRIMARY KEY, n int, tier shop.tier);
+                     INSERT INTO public.members VALUES (1, 0, 'VIP'), (2, 0, 'basic')""")
+    members: dict[str, Any] = {"table": "public.members", "columns": ["n"]}
+    with pytest.raises(ListenerError, match=r"^where: .* the schema shop has another for this type"):
+        await erp.watch("w", **members, where="NEW.tier = 'vip'::text")
+    for where, keys in (("NEW.tier OPERATOR(shop.=) 'vip'::text", ["1"]), ("NEW.tier::text = 'vip'::text", [])):
+        await erp.watch("w", **members, where=where)
+        await erp.run("UPDATE public.members SET n = n + 1")
+        assert [key for _, key, _, _ in await erp.captured()] == keys
+    assert await erp.failures() == 0
 
 
 # -- when capture fails
