@@ -133,6 +133,8 @@ async def batched(conn: Connection, query: str) -> tuple[bytes, tuple[str, ...]]
     row = await (await conn.execute(SQL["parameter_types"], prepare=False)).fetchone()
     await conn.execute(SQL["forget"], prepare=False)
     types = row["types"] if row else []
+    if len(types) != len(names):
+        raise psycopg.errors.UndefinedParameter("the query has other parameters than its %(column)s")
     casts = {name: _cast(f"_change.p{n}", kind) for n, (name, kind) in enumerate(zip(names, types, strict=True))}
     inner = PLACEHOLDER.sub(lambda m: casts[m[1]] if m[1] else "%%", query)
     arrays = ", ".join(["%s::integer[]", *["%s::text[]"] * len(names)])

@@ -57,6 +57,11 @@ def _statement(sql: str) -> str:
     if not sql:
         raise refuse("this SQL is empty", "write a statement")
     _look(sql, comments=True)
+    for piece in _PIECES.finditer(sql):
+        if not piece["mark"] and parameters(piece[0]):
+            raise refuse(
+                "%(column)s in quotes or in a comment is no value of the row", "write it without the quotes around it"
+            )
     # psycopg looks for % in strings and comments too.
     if "%" in PLACEHOLDER.sub("", sql):
         raise refuse("a % here is neither %(column)s nor %%", "write %(column)s for a value of the row, %% for one %")

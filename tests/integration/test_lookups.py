@@ -121,6 +121,7 @@ async def test_parameters_of_any_type(finder: Lookups, query: str, row: Mapping[
         ("SELECT 1 / (%(id)s::int - 1) AS x", {"id": 1}, "lookup who failed (DivisionByZero, 22012)"),
         ("SELECT nextval('public.people_seq') + %(id)s::int AS x", {"id": 1}, "lookup who failed (ReadOnly"),
         ("SELECT name FROM public.gone WHERE id = %(id)s", {"id": 1}, "lookup who failed (UndefinedTable, 42P01)"),
+        ("SELECT name FROM public.people WHERE id = $1", {"id": 1}, "lookup who failed (UndefinedParameter, 42P02)"),
     ],
 )
 async def test_what_is_missing_has_its_reason_and_spoils_no_other(
