@@ -5,7 +5,6 @@ values travel as text and are cast to the types that the server inferred for the
 used and nothing is known here about the ERP's types.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from listener.database import REST, Connection, Link
+from listener.database import REST, Connection, Link, dumps_exact
 from listener.errors import ListenerError
 from listener.model import Change
 from listener.queries import load
@@ -163,7 +162,7 @@ def as_text(value: Any) -> str | None:
         case Decimal():
             return format(value, "f")
         case _:
-            return json.dumps(value, default=str)
+            return dumps_exact(value)
 
 
 def exact(value: Any) -> Any:

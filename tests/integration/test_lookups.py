@@ -100,6 +100,7 @@ async def test_a_batch_is_one_statement(finder: Lookups) -> None:
         ("SELECT 'a' AS name FROM public.people WHERE id = %(a)s UNION SELECT 'a' WHERE %(a)s > 1", {"a": 1}, "a"),
         ("(SELECT name, place.* FROM public.people, (SELECT 1) AS place WHERE id = %(id)s)", {"id": 3}, "O'Neil"),
         ("SELECT name FROM public.people WHERE id = (%(doc)s::jsonb ->> 'id')::int", {"doc": {"id": 2}}, "Lý 100%"),
+        ("SELECT name FROM public.people WHERE to_jsonb(id) = %(doc)s::jsonb -> 0", {"doc": [Decimal(2)]}, "Lý 100%"),
         ("SELECT name FROM public.people WHERE (id = 3) = %(yes)s AND id > 2", {"yes": True}, "O'Neil"),
         ("SELECT 'nobody' AS name WHERE %(id)s::int IS NULL", {"id": None}, "nobody"),
         ("SELECT name FROM public.people WHERE id = 1", {}, "Đặng Thị Ướt"),
