@@ -1,6 +1,7 @@
 """`check --db`: the rules against the database they are for, each fault at its line of the file."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 
 import psycopg
@@ -180,7 +181,13 @@ def _events(watch: Watch) -> Sequence[Op]:
 
 async def _lookup_fault(conn: Connection, document: Source, watch: str, name: str, query: str) -> Fault | None:
     try:
-        await batched(conn, query)
+        async with conn.transaction(force_rollback=True):
+            # As the daemon runs it, for no row at all: what would write or lock rows is refused too.
+            await conn.execute("SET TRANSACTION READ ONLY")
+            statement, wanted = await batched(conn, query)
+            # What this role may not read is told with the rights.
+            with suppress(psycopg.errors.InsufficientPrivilege):
+                await conn.execute(statement, [[], *([] for _ in wanted)])
     except psycopg.Error as error:
         message = f"the database refuses this lookup: {_words(error)}"
         return document.fault(("watch", watch, "lookup", name), message, _TRY)
@@ -188,7 +195,7 @@ async def _lookup_fault(conn: Connection, document: Source, watch: str, name: st
 
 
 def _words(error: psycopg.Error) -> str:
-    return error.diag.message_primary or type(error).__name__
+    return error.diag.message_primary or str(error)
 
 
 async def too_long(conn: Connection, document: Source, rules: RuleSet) -> list[Fault]:

@@ -113,6 +113,9 @@ def test_a_text_that_may_get_too_long(erp_database: str, tmp_path: Path, text: s
         ({"text": "{{ new.total | date }}"}, 19, "this cannot be worked out for columns of these types: new.total", ""),
         ({"text": "{{ customer.birthday + 1 }}"}, 19, "this cannot be worked out for columns of these types", ""),
         ({"lookup": "SELECT 1/0 FRM x"}, 13, "the database refuses this lookup: syntax error", ""),
+        ({"lookup": f"{LOOKUP} FOR UPDATE"}, 13, "cannot execute SELECT FOR UPDATE in a read-only transaction", ""),
+        ({"lookup": "WITH x AS (DELETE FROM customers RETURNING *) TABLE x"}, 13, "must be at the top level", ""),
+        ({"lookup": LOOKUP.replace("%(customer_id)s", "$1")}, 13, "other parameters than its %(column)s", ""),
     ],
 )
 def test_what_the_database_does_not_have(
