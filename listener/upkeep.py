@@ -152,6 +152,8 @@ class Upkeep:
                 await conn.execute("SET LOCAL statement_timeout = '2s'")
                 params = {name: as_text(value) for name, value in row["params"].items()}
                 await conn.execute(rule.ticket.save.encode(), {**params, "ticket_id": row["ticket_id"]})
+                # What the ERP puts off until the commit may fail only here, where it is this one ticket's failure.
+                await conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except (psycopg.Error, ListenerError) as error:
             if conn.closed:
                 raise

@@ -170,6 +170,22 @@ async def test_writing_back_is_tried_again_when_it_fails(erp_database: str) -> N
         assert world.arrived() == ["text"]
 
 
+async def test_what_the_erp_checks_only_at_its_commit_is_one_tickets_failure(erp_database: str) -> None:
+    """And no end of the daemon, over and over."""
+    async with open_world(erp_database, rules=rules_text(ticket=SAVE)) as world:
+        await world.db.execute("CREATE TABLE public.known_tickets (id bigint PRIMARY KEY)")
+        await world.db.execute("""ALTER TABLE public.notes
+                                    ADD FOREIGN KEY (saved_ticket) REFERENCES public.known_tickets
+                                    DEFERRABLE INITIALLY DEFERRED""")
+        await world.note("order", "text")
+        async with world.service():
+            await world.until("SELECT tries >= 1 AND error = 'ForeignKeyViolation' FROM listener.ticket_save")
+            await world.db.execute("INSERT INTO public.known_tickets SELECT ticket_id FROM listener.ticket_save")
+            await world.db.execute("UPDATE listener.ticket_save SET due_at = now()")
+            await world.until("SELECT saved_ticket IS NOT NULL FROM public.notes")
+        assert world.arrived() == ["text"]
+
+
 async def test_a_ticket_whose_rule_says_no_longer_how_is_kept_until_it_does(
     erp_database: str,
 ) -> None:
