@@ -18,6 +18,7 @@ import psycopg
 import structlog
 
 from listener.database import Connection
+from listener.errors import describe
 from listener.model import UNFINISHED, State
 from listener.queries import load
 from listener.settings import Retention
@@ -65,7 +66,14 @@ class Keeper:
 
     async def _days(self, conn: Connection, end: float) -> bool:
         while True:
-            row = await (await conn.execute(SQL["drop_day"], _args(self._retention.keep))).fetchone()
+            try:
+                row = await (await conn.execute(SQL["drop_day"], _args(self._retention.keep))).fetchone()
+            except psycopg.Error as error:
+                if conn.closed or isinstance(error, psycopg.errors.LockNotAvailable):
+                    raise
+                # as with the days to come
+                log.error("day_not_dropped", error=describe(error), sqlstate=error.sqlstate)
+                return False
             assert row is not None
             if row["dropped"]:
                 log.info("day_dropped", table=row["dropped"])

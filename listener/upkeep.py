@@ -3,7 +3,6 @@ what was kept for long enough."""
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic, time
 from typing import Any
 from uuid import UUID
@@ -127,9 +126,16 @@ class Upkeep:
 
     async def _make_days(self, conn: Connection) -> None:
         """Ahead of time, and at once where one is gone that somebody misses."""
-        # Somebody maintains the table: there are days in hand.
-        with suppress(psycopg.errors.LockNotAvailable):
+        try:
             await conn.execute(SQL["make_days"], {})
+        except psycopg.errors.LockNotAvailable:
+            # Somebody maintains the table: there are days in hand.
+            pass
+        except psycopg.Error as error:
+            if conn.closed:
+                raise
+            # An event trigger of the ERP refuses it, say. All else goes on while there are days in hand.
+            log.error("days_not_made", error=describe(error), sqlstate=error.sqlstate)
 
     async def _save_tickets(self, conn: Connection) -> None:
         """Writes ticket ids back into the ERP, each in a transaction of its own, for at most a few seconds."""

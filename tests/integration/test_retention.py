@@ -207,6 +207,26 @@ async def test_a_day_that_somebody_reads_is_left_for_later(erp_database: str) ->
                 await world.until("SELECT NOT EXISTS (SELECT FROM listener.finished WHERE text = 'one')")
 
 
+async def test_an_erp_that_refuses_tables_of_ours_does_not_end_the_daemon(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.note("a", "one")
+        async with world.service():
+            await world.settled()
+        await make_old(world, 100)
+        row = await world.one(DAYS + " ORDER BY c.relname DESC LIMIT 1")
+        await world.db.execute(f"DROP TABLE listener.{row['relname']}".encode())
+        await world.db.execute("""CREATE FUNCTION public.refuse() RETURNS event_trigger LANGUAGE plpgsql AS
+                                      $$BEGIN RAISE EXCEPTION 'no DDL in working hours'; END$$""")
+        await world.db.execute("CREATE EVENT TRIGGER refuse ON ddl_command_end EXECUTE FUNCTION public.refuse()")
+        replica = await world.replica()
+        await replica.said("days_not_made")
+        await replica.said("day_not_dropped")
+        await world.note("b", "two")
+        await world.settled()
+        assert world.arrived() == ["one", "two"]
+        assert await replica.stop() == 0
+
+
 async def test_a_missing_partition_is_made_anew_and_nothing_is_sent_twice(erp_database: str) -> None:
     async with open_world(erp_database) as world, world.service():
         for table in ("finished", "attempt"):
