@@ -1,6 +1,6 @@
 """`check --db`: the rules against the database they are for, each fault at its line of the file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 
@@ -24,6 +24,7 @@ from listener.templates import Expression, Text
 from listener.text import clean, count, unaccent
 
 _TRY = "try it in psql"
+_OTHER_NAME = "give one of them another name, with AS"
 
 
 async def database_faults(conn: Connection, document: Source, rules: RuleSet, settings: Settings) -> list[Fault]:
@@ -127,12 +128,16 @@ def _dotted(piece: Text | Expression) -> list[Column]:
 async def _faults_by_date(conn: Connection, document: Source, name: str, watch: Watch, rules: RuleSet) -> list[Fault]:
     """What the database refuses of a watch by date, and columns that its `select` does not give."""
     try:
-        columns = {c.name: c.type_display for c in await selected(conn, watch)}
+        given = await selected(conn, watch)
     except psycopg.errors.InsufficientPrivilege:
         # told with the rights, and the GRANT that is missing
         return []
     except psycopg.Error as error:
         return [document.fault(("watch", name, "select"), f"the database refuses this query: {_words(error)}", _TRY)]
+    columns = {c.name: c.type_display for c in given}
+    used = rules.used_columns(name)
+    if twice := _twice(given, columns if used is None else {*used, *watch.key}):
+        return [document.fault(("watch", name, "select"), f"this `select` gives {twice} twice", _OTHER_NAME)]
     missing = _missing_columns(document, name, watch, "this `select`", columns, rules)
     return missing + await _faults_of_use(conn, document, name, rules)
 
@@ -140,9 +145,14 @@ async def _faults_by_date(conn: Connection, document: Source, name: str, watch: 
 async def _faults_of_use(conn: Connection, document: Source, name: str, rules: RuleSet) -> list[Fault]:
     """Lookups that the database refuses, columns that they do not give, and what no row of these types can satisfy."""
     watch = rules.rules.watch[name]
-    refused = [f for f in [await _lookup_fault(conn, document, name, n, q) for n, q in watch.lookup.items()] if f]
-    if refused:
-        return refused
+    pieces = [piece for compiled in rules.by_watch.get(name, ()) for piece in compiled.pieces.values()]
+    named = {column for piece in pieces for column in _dotted(piece)}
+    refused = [
+        await _lookup_fault(conn, document, name, n, q, {c for side, c in named if side == n})
+        for n, q in watch.lookup.items()
+    ]
+    if any(refused):
+        return [fault for fault in refused if fault]
     try:
         types = await _types(conn, watch)
     except psycopg.errors.InsufficientPrivilege:
@@ -179,7 +189,11 @@ def _events(watch: Watch) -> Sequence[Op]:
     return watch.events if watch.table is not None else (Op.INSERT,)
 
 
-async def _lookup_fault(conn: Connection, document: Source, watch: str, name: str, query: str) -> Fault | None:
+async def _lookup_fault(
+    conn: Connection, document: Source, watch: str, name: str, query: str, used: Collection[str]
+) -> Fault | None:
+    """`used` are the columns of it that rules name."""
+    place = ("watch", watch, "lookup", name)
     try:
         async with conn.transaction(force_rollback=True):
             # As the daemon runs it, for no row at all: what would write or lock rows is refused too.
@@ -187,11 +201,18 @@ async def _lookup_fault(conn: Connection, document: Source, watch: str, name: st
             statement, wanted = await batched(conn, query)
             # What this role may not read is told with the rights.
             with suppress(psycopg.errors.InsufficientPrivilege):
-                await conn.execute(statement, [[], *([] for _ in wanted)])
+                cursor = await conn.execute(statement, [[], *([] for _ in wanted)])
+                if twice := _twice((cursor.description or ())[1:], used):
+                    return document.fault(place, f"this lookup gives {twice} twice", _OTHER_NAME)
     except psycopg.Error as error:
-        message = f"the database refuses this lookup: {_words(error)}"
-        return document.fault(("watch", watch, "lookup", name), message, _TRY)
+        return document.fault(place, f"the database refuses this lookup: {_words(error)}", _TRY)
     return None
+
+
+def _twice(given: Sequence[psycopg.Column], used: Collection[str]) -> str | None:
+    """The first of the columns in use that a query gives more than once, so that nobody knows which is meant."""
+    names = [column.name for column in given]
+    return next((name for name in names if name in used and names.count(name) > 1), None)
 
 
 def _words(error: psycopg.Error) -> str:

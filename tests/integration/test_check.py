@@ -113,6 +113,7 @@ def test_a_text_that_may_get_too_long(erp_database: str, tmp_path: Path, text: s
         ({"text": "{{ new.total | date }}"}, 19, "this cannot be worked out for columns of these types: new.total", ""),
         ({"text": "{{ customer.birthday + 1 }}"}, 19, "this cannot be worked out for columns of these types", ""),
         ({"lookup": "SELECT 1/0 FRM x"}, 13, "the database refuses this lookup: syntax error", ""),
+        ({"lookup": LOOKUP.replace("birthday", "id::text AS phone")}, 13, "gives phone twice", "AS"),
         ({"lookup": f"{LOOKUP} FOR UPDATE"}, 13, "cannot execute SELECT FOR UPDATE in a read-only transaction", ""),
         ({"lookup": "WITH x AS (DELETE FROM customers RETURNING *) TABLE x"}, 13, "must be at the top level", ""),
         ({"lookup": LOOKUP.replace("%(customer_id)s", "$1")}, 13, "other parameters than its %(column)s", ""),
@@ -157,6 +158,12 @@ ORDERS = "watch:\n  orders: {table: public.orders, columns: [payment_due], key: 
             ["8:10 this `select` has no column nr", "11:32 this `select` has no column phone"],
         ),
         ("SELECT id, phone, full_name FROM public.customers WHERE birthday = %(day)s", "id", []),
+        (
+            "SELECT c.*, d.id FROM public.customers c JOIN public.customers d USING (phone)",
+            "id",
+            ["9:13 this `select` gives id tw"],
+        ),
+        ("SELECT c.*, d.id FROM public.customers c JOIN public.customers d USING (phone)", "phone", []),
     ],
 )
 def test_a_watch_by_date_and_a_change_that_is_no_number(
