@@ -80,10 +80,11 @@ async def erp_steps(
     return await rights.erp_steps(conn, wanted, {grant for need in needs for grant in need.grants})
 
 
-async def uninstall(conn: Connection, say: Callable[[str], None]) -> list[str]:
-    """Removes all that `install` made in this database, telling each; returns the roles, which belong to the server."""
+async def uninstall(conn: Connection, say: Callable[[str], None]) -> dict[str, list[str]]:
+    """Removes all that `install` made in this database, telling each; returns the roles, which belong to the server,
+    with what of this database they still have rights to."""
     left = await rights.roles(conn)
     readers = await rights.readers(conn)
     await capture.apply(conn, await rights.take_back(conn), say)
     await capture.uninstall(conn, say)
-    return [*left.daemons, *readers]
+    return {role: await rights.left_to(conn, role) for role in (*left.daemons, *readers)}

@@ -175,8 +175,12 @@ async def uninstall(yes: bool) -> None:
     async with _connected(settings) as conn:
         if await migrations.installed(conn):
             _ask(await capture.unfinished(conn), yes=yes)
-            for role in await installation.uninstall(conn, _say):
-                _say(f"the role {role} is left, without rights: drop it when nothing else needs it")
+            for role, things in (await installation.uninstall(conn, _say)).items():
+                if things:
+                    _say(f"the role {role} is left, with rights that others gave, or to what was renamed since:")
+                    _say(f"  {', '.join(things)}: REVOKE what nothing else needs")
+                else:
+                    _say(f"the role {role} is left, without rights: drop it when nothing else needs it")
     click.echo("removed: nothing of listener is left in this database")
 
 

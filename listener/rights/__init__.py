@@ -5,7 +5,7 @@ the columns that rules use. A reader sees the two views for people. The ERP's ow
 """
 
 from listener.rights.needs import Needs, needs_of, statement_needs
-from listener.rights.roles import Roles, erp_steps, own_steps, readers, roles, take_back
+from listener.rights.roles import Roles, erp_steps, left_to, own_steps, readers, roles, take_back
 from listener.rights.tries import Did, Report, refused, try_out
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Report",
     "Roles",
     "erp_steps",
+    "left_to",
     "needs_of",
     "own_steps",
     "readers",

@@ -94,6 +94,11 @@ async def take_back(conn: Connection) -> list[Difference]:
     return await erp_steps(conn, Roles(), ())
 
 
+async def left_to(conn: Connection, role: str) -> list[str]:
+    """What of this database was granted to `role`: by others, or by us under another name, of the thing or the role."""
+    return [row["what"] for row in await (await conn.execute(SQL["left_to"], {"role": role})).fetchall()]
+
+
 async def ungranted(conn: Connection, role: str, needs: Iterable[Grant]) -> list[str]:
     """The statements that would give `role` what it lacks of `needs`; for whoever may."""
     lacking = await _lacking(conn, role, await _objects(conn, needs))

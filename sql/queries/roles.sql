@@ -170,6 +170,12 @@ SELECT g.role, g.kind, g.object, g.col, g.privilege,
   FROM listener.given g LEFT JOIN pg_roles r ON r.rolname = g.role
  ORDER BY 1, 3, 5, 4;
 
+-- name: left_to
+SELECT pg_describe_object(d.classid, d.objid, d.objsubid) AS what
+  FROM pg_shdepend d JOIN pg_roles r ON d.refclassid = 'pg_authid'::regclass AND r.oid = d.refobjid
+ WHERE r.rolname = %(role)s AND d.deptype = 'a' AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+ ORDER BY 1;
+
 -- name: writers
 -- Roles of the ERP: those that can connect and write to one of these tables, and own neither them nor what is ours.
 SELECT DISTINCT r.rolname::text AS name

@@ -52,8 +52,18 @@ async def test_granting_again_changes_nothing_and_uninstall_takes_all_back(world
     assert lookup["names"] == "id,phone"
 
     removed = await verb(world.environment(), "db", "uninstall", "--yes")
-    assert removed.code == 0 and f"the role {DAEMON} is left" in removed.err
+    assert removed.code == 0 and f"the role {DAEMON} is left, without rights" in removed.err
     assert await world.rows(ACLS) == before
+
+
+async def test_uninstall_names_the_rights_that_it_cannot_know_for_its_own(world: World) -> None:
+    """Such as those to a table that has another name by now."""
+    make_roles(world.settings.database_url, DAEMON)
+    assert (await verb(world.environment(), "db", "install", "--daemon-role", DAEMON)).code == 0
+    await world.db.execute("ALTER TABLE public.customers RENAME TO people")
+    removed = await verb(world.environment(), "db", "uninstall", "--yes")
+    assert removed.code == 0 and f"the role {DAEMON} is left, with rights" in removed.err
+    assert "column phone of table people" in removed.err and "without rights" not in removed.err
 
 
 async def test_roles_that_are_not_there_are_made_or_asked_for(world: World) -> None:
