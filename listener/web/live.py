@@ -23,6 +23,8 @@ from listener.web.store import Store
 log = structlog.get_logger()
 
 _EVERY = 1.0
+# A page is drawn before its stream is open: what moved so short a time ago it may not show, and nobody will tell it.
+_JUST_NOW = 30.0
 # a sign of life, so that proxies and browsers see a stream that is cut; seconds
 _STILL_HERE = 15.0
 _MOST = 200
@@ -39,6 +41,7 @@ class Live:
         # how each is told, and by which request it was opened
         self._streams: dict[asyncio.Event, web.Request] = {}
         self._somebody = asyncio.Event()
+        self._moved_at = float("-inf")
         self._closing = False
 
     async def run(self, _app: web.Application) -> AsyncIterator[None]:
@@ -65,6 +68,8 @@ class Live:
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await answer.prepare(request)
         moved = asyncio.Event()
+        if time.monotonic() - self._moved_at < _JUST_NOW:
+            moved.set()
         self._streams[moved] = request
         self._somebody.set()
         try:
@@ -111,7 +116,7 @@ class Live:
                 pulse = {"lost": lost}
             now = hashlib.sha256(json.dumps(pulse, default=str, sort_keys=True).encode()).hexdigest()
             if now != last:
-                last = now
+                last, self._moved_at = now, time.monotonic()
                 for moved in self._streams:
                     moved.set()
             await asyncio.sleep(_EVERY)

@@ -159,6 +159,22 @@ async def live_stream(address: str, cookie: str) -> tuple[asyncio.StreamReader, 
     return reader, writer
 
 
+async def test_a_page_that_was_drawn_as_something_moved_is_told_when_its_stream_opens(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looked already was told, and who comes next was asked for before that."""
+    monkeypatch.setattr("listener.web.live._EVERY", 3600.0)
+    async with (
+        open_world(erp_database) as world,
+        world.service(**tokens()) as service,
+        person(service.address) as somebody,
+        asyncio.timeout(10),
+    ):
+        for _ in range(2):
+            async with somebody.http.get(f"{service.address}/live") as response:
+                await response.content.readuntil(b"event: moved")
+
+
 async def test_the_live_stream_tells_of_a_new_message_and_ends_with_the_service(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         async with world.service(**tokens()) as service, person(service.address) as somebody:
