@@ -64,6 +64,10 @@ NOT_REASONS = frozenset(
         # what is said of a file
         "it is unclear whether the dot parts thousands",
         "write 100000 without it, or 100.0000 for a fraction",
+        "the query has other parameters than its %(column)s",
+        "where: a sign or a function here is PostgreSQL's own, and the schema 7 has another for this type (as for "
+        "citext, whose = takes VIP for vip): write NEW.code OPERATOR(public.=) 'vip', with the schema, for that one, "
+        "or NEW.code::text = 'vip' for PostgreSQL's",
         # what the database's own functions refuse
         "a message cannot go from % to % (permits % to %)",
         "everything is kept for two days at least",
