@@ -9,6 +9,7 @@ import pytest
 
 from listener import database as connections
 from listener import messages
+from listener.backoff import Backoff
 from listener.database import Connection, connect
 from listener.errors import OutOfReachError
 from listener.settings import Settings
@@ -343,6 +344,12 @@ async def tell_late(world: World, **amounts: int | Decimal) -> None:
     await world.db.execute("UPDATE listener.message SET created_at = created_at - interval '2 min'")
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that cannot be read is asked for again at once."""
+    monkeypatch.setattr("listener.settling.UNCHECKED_BACKOFF", Backoff(first=0.2, longest=0.2))
+
+
 async def test_a_late_message_is_dropped_when_its_row_has_moved_on(database: str) -> None:
     async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
         await tell_late(world, A=1, B=1, C=1)
@@ -383,6 +390,7 @@ async def test_an_amount_that_no_float_holds_is_the_same_when_it_is_read_again(d
         assert await world.states() == {f"told A {exact}": "accepted"}
 
 
+@pytest.mark.usefixtures("soon")
 async def test_a_database_without_a_free_connection_is_no_proof_that_a_late_message_is_stale(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,6 +424,7 @@ async def test_a_database_without_a_free_connection_is_no_proof_that_a_late_mess
         ),
     ],
 )
+@pytest.mark.usefixtures("soon")
 async def test_a_late_message_whose_row_cannot_be_read_waits_for_somebody_to_mend_it(
     database: str, break_it: str, mend_it: str, why: str
 ) -> None:
@@ -428,9 +437,6 @@ async def test_a_late_message_whose_row_cannot_be_read_waits_for_somebody_to_men
             await world.until("SELECT EXISTS (SELECT FROM listener.attempt WHERE detail LIKE %s)", f"%{why}%")
             assert (await reasons(world)).keys() == {"waiting"}
             await world.db.execute(mend_it.format(role=DAEMON).encode())
-            # not for as long as it would wait by itself
-            await world.db.execute("UPDATE listener.message SET due_at = now()")
-            await world.db.execute("UPDATE listener.thread SET next_at = now() WHERE next_at IS NOT NULL")
             await world.settled()
         assert await world.states() == {"told A 1": "accepted"}
 
@@ -453,6 +459,7 @@ async def test_a_value_that_the_erps_session_writes_its_own_way_is_the_same_when
         assert await world.states() == {"told A 1": "accepted"}
 
 
+@pytest.mark.usefixtures("soon")
 async def test_a_server_in_trouble_is_no_proof_that_a_late_message_is_stale(database: str) -> None:
     # Whatever it takes to read the column fails, as where PostgreSQL's catalogue changes under a query (XX000).
     cast = "CREATE OR REPLACE FUNCTION public.read(public.shown) RETURNS json LANGUAGE plpgsql AS $$ BEGIN {} END $$;"

@@ -15,8 +15,10 @@ from listener.model import (
     Outcome,
     RateLimited,
     Rejected,
+    Stale,
     TicketRefused,
     Unauthorized,
+    Unchecked,
     Unknown,
     Unreachable,
 )
@@ -39,6 +41,8 @@ ALL: list[tuple[Outcome, str, str, bool]] = [
     (Rejected(reason="no", status=400), "rejected", "rejected", True),
     (TicketRefused(reason="gone", status=400), "waiting", "ticket_refused", True),
     (NotSent(cause="late"), "waiting", "not_sent", False),
+    (Stale(reason="the row is gone"), "superseded", "not_sent", False),
+    (Unchecked(cause="no right"), "waiting", "not_sent", False),
     (Unreachable(cause="down"), "waiting", "unreachable", False),
     (RateLimited(retry_after=None), "waiting", "rate_limited", False),
     (LockedOut(minutes=15), "waiting", "locked_out", False),
@@ -55,6 +59,15 @@ def test_what_becomes_of_the_message(outcome: Outcome, state: str, word: str, co
     assert (row["id"], row["n"], row["lease"], row["thread_id"]) == (1, 1, 77, 5)
     assert "canary" not in str(row)
     assert "0980000000" not in str(row)
+
+
+def test_what_cannot_be_rechecked_is_tried_after_a_growing_pause() -> None:
+    outcome = Unchecked(cause="no right")
+    pauses = [
+        settlement(Result(lease=replace(LEASE, permit=permit), outcome=outcome), lambda: 0.0)["retry_s"]
+        for permit in (1, 2, 3, 100)
+    ]
+    assert pauses == [2, 4, 8, 300]
 
 
 def test_another_ticket_than_the_one_sent_is_told() -> None:
