@@ -34,32 +34,35 @@ class Bulk:
     async def ask(self, request: web.Request) -> web.Response:
         """What would be done to how many."""
         _, verb = _who_and_what(request)
+        after = _number(request.query.get("after", "0"))
         async with self._store.reading() as conn:
             f, found = await asked(conn, request)
-            rows = await search.chosen(conn, f, found, states(verb, f), None, MOST[verb] + 1)
-        return self._question(request, verb, f, found, rows)
+            rows = await search.chosen(conn, f, found, states(verb, f), MOST[verb] + 1, after=after)
+        return self._question(request, verb, f, found, rows, after)
 
     async def do(self, request: web.Request) -> web.Response:
         """Does it to what was shown, less what has moved on since; asks again if there is more than was shown."""
         session, verb = _who_and_what(request)
         form = await request.post()
-        upto, shown = _number(form.get("upto")), _number(form.get("count"))
+        after, upto, shown = (_number(form.get(name)) for name in ("after", "upto", "count"))
         reason = forms.reason(form)
         async with self._store.acting() as conn:
             f, found = await asked(conn, request)
-            rows = await search.chosen(conn, f, found, states(verb, f), upto, MOST[verb] + 1)
+            rows = await search.chosen(conn, f, found, states(verb, f), MOST[verb] + 1, after=after, upto=upto)
             picked = rows[: MOST[verb]]
             if len(picked) > shown or not reason:
                 fault = "bulk_changed" if reason else "reason_missing"
-                return self._question(request, verb, f, found, rows, fault=fault, reason=reason)
+                return self._question(request, verb, f, found, rows, after, fault=fault, reason=reason)
             ids = [row["id"] for row in picked]
             deed = await act(
                 conn, self._settings, verb, ids, by=session.who, reason=reason, filters=_for_audit(f, found, verb)
             )
         why = Counter(deed.skipped.values()).most_common(_SHOWN)
         return render(
-            request, "bulk_done.html", verb=verb.value, f=f, done=len(deed.done), skipped=len(deed.skipped), why=why
-        )
+            request, "bulk_done.html", verb=verb.value, f=f, done=len(deed.done), skipped=len(deed.skipped), why=why,
+            # what was left alone here is not asked about again
+            after=ids[-1] if len(rows) > len(picked) else None,
+        )  # fmt: skip
 
     def _question(
         self,
@@ -68,6 +71,7 @@ class Bulk:
         f: Filter,
         found: Found,
         rows: list[dict[str, Any]],
+        after: int,
         *,
         fault: str | None = None,
         reason: str | None = None,
@@ -83,6 +87,7 @@ class Bulk:
             count=len(picked),
             more=len(rows) > len(picked),
             by_state=Counter(row["state"] for row in picked),
+            after=after,
             upto=max((row["id"] for row in rows), default=0),
             sample=picked[:_SHOWN],
             brake=verb is Verb.RELEASE and found.meaning is Meaning.RULE,

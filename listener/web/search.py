@@ -233,14 +233,20 @@ async def one_page(conn: Connection, f: Filter, found: Found, size: int = PAGE) 
 
 
 async def chosen(
-    conn: Connection, f: Filter, found: Found, states: Collection[State], upto: int | None, limit: int
+    conn: Connection,
+    f: Filter,
+    found: Found,
+    states: Collection[State],
+    limit: int,
+    *,
+    after: int,
+    upto: int = 2**63 - 1,
 ) -> list[dict[str, Any]]:
-    """`{id, state, phone, text, reason}` of the oldest `limit` messages that fit, in these states and no newer than
-    number `upto`."""
+    """`{id, state, phone, text, reason}` of the oldest `limit` messages that fit, in these states and of the numbers
+    behind `after` up to `upto`."""
     where, args = _where(f, found)
-    if upto is not None:
-        where.append(sql.SQL("id <= %(upto)s"))
-    args |= {"upto": upto, "limit": limit}
+    where.append(sql.SQL("id > %(after)s AND id <= %(upto)s"))
+    args |= {"after": after, "upto": upto, "limit": limit}
     pieces = [
         sql.SQL(
             "(SELECT id, state, phone, text, reason FROM listener.{} WHERE {} AND state = ANY({})"

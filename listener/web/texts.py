@@ -328,6 +328,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "bulk_done_cancel": ("Đã hủy {n} tin.", "Cancelled: {n}."),
     "bulk_done_release": ("Đã cho gửi {n} tin.", "Released: {n}."),
     "bulk_left": ("{n} tin được để nguyên:", "Left as they were: {n}"),
+    "bulk_next": ("Làm tiếp với phần còn lại", "Go on with the rest"),
     "bulk_list": ("Về danh sách", "To the list"),
     "message_number": ("Số thứ tự tin", "Message's number"),
     # rules

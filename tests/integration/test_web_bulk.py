@@ -3,14 +3,18 @@
 import html
 import re
 
+import pytest
+
+from listener.interventions import Verb
 from listener.simulator.gateway import Answer, Break, Fault, Moment
+from listener.web.bulk_page import MOST
 from tests.support.browser import VIEW, Person, page_of, person
 from tests.support.world import World, open_world, rules_text
 
 
 def hidden(text: str) -> dict[str, str]:
     """The form's own fields: up to which message, and how many were shown."""
-    return dict(re.findall(r'name="(upto|count)" value="(\d+)"', text))
+    return dict(re.findall(r'name="(after|upto|count)" value="(\d+)"', text))
 
 
 async def ask(somebody: Person, path: str, *words: str) -> dict[str, str]:
@@ -74,6 +78,30 @@ async def test_those_that_were_refused_or_unclear_are_sent_again(erp_database: s
         assert "1 × xét lại: đây là số máy bàn" in html.unescape(done.text)
         await world.settled()
         assert {t: s for t, s in (await world.states()).items() if s != "accepted"} == {"landline": "rejected"}
+
+
+async def test_more_than_go_at_once_are_gone_through_one_batch_after_the_other(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing can be done for the oldest, which stay as they were."""
+    monkeypatch.setitem(MOST, Verb.RETRY, 2)
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        for number in range(3):
+            await world.note("a", f"landline {number}", phone="024 3825 1234")
+        world.gateway.add_fault(Fault(action=Answer(status=400, message="no credit"), content="bad", times=1))
+        await world.note("b", "bad")
+        await world.settled()
+        path, words = "/messages/bulk/retry?state=rejected", "Gửi lại 2 tin?"
+        form = await ask(somebody, path, words, "Chỉ 2 tin cũ nhất")
+        done = html.unescape((await somebody.post(path, {**form, "reason": "tried"})).text)
+        assert "Đã cho gửi lại 0 tin" in done
+        (following,) = re.findall(r'href="([^"]*after=\d+)"', done)
+        form = await ask(somebody, following, words)
+        done = html.unescape((await somebody.post(path, {**form, "reason": "tried"})).text)
+        assert "Đã cho gửi lại 1 tin" in done
+        assert "after=" not in done
+        await world.settled()
+        assert world.arrived() == ["bad"]
 
 
 async def test_only_what_was_shown_is_done(erp_database: str) -> None:
