@@ -84,17 +84,27 @@ async def _release_muted(
     watch = str(filters["watch"]) if "watch" in filters else None
     n = 0
     async with await connect(read_settings(), "act") as conn:
-        if kinds := await interventions.muted(conn, watch=watch, muted_for=muted_for):
-            shown = [f"{kind['n']} of {kind['watch']} ({mask_phones(kind['reason'])})" for kind in kinds[:_KINDS]]
-            more = [f"{len(kinds) - _KINDS} more reasons"] if len(kinds) > _KINDS else []
+        kinds = await interventions.muted(conn, watch=watch, muted_for=muted_for)
+        if kinds:
             late = " (of changes longer ago than `expires` the messages are expired: only `retry` sends them)"
-            _confirm(f"release {counted(sum(kind['n'] for kind in kinds), 'change')}", [*shown, *more], late, yes=yes)
+            _confirm(f"release {counted(sum(kind['n'] for kind in kinds), 'change')}", _named(kinds), late, yes=yes)
             by = await pauses.who(conn)
             n = await interventions.release_muted(conn, watch=watch, muted_for=muted_for, by=by, reason=reason)
+        elif muted_for is not None:
+            there = ", ".join(_named(await interventions.muted(conn, watch=watch))) or "none"
+            click.echo(f"no change was kept out for that reason; there are: {there}", err=True)
     if output == "json":
         print_json({"verb": "release", "changed": n, "ids": [], "skipped": []})
     else:
         click.echo(f"release: {counted(n, 'muted change')}")
+    if muted_for is not None and not kinds:
+        raise SystemExit(1)
+
+
+def _named(kinds: list[dict[str, Any]]) -> list[str]:
+    """Muted changes by what they are of and why, the most first."""
+    more = [f"{len(kinds) - _KINDS} more reasons"] if len(kinds) > _KINDS else []
+    return [f"{kind['n']} of {kind['watch']} ({mask_phones(kind['reason'])})" for kind in kinds[:_KINDS]] + more
 
 
 def _confirm_messages(verb: Verb, found: list[dict[str, Any]], *, yes: bool) -> None:
