@@ -88,6 +88,7 @@ async def test_more_than_go_at_once_are_gone_through_one_batch_after_the_other(
     async with open_world(erp_database) as world, page_of(world) as somebody:
         for number in range(3):
             await world.note("a", f"landline {number}", phone="024 3825 1234")
+        await world.settled()
         world.gateway.add_fault(Fault(action=Answer(status=400, message="no credit"), content="bad", times=1))
         await world.note("b", "bad")
         await world.settled()
