@@ -173,6 +173,12 @@ def refusal(error: psycopg.Error) -> str:
     return f"{error.diag.message_primary} (in {function[0]})" if function else str(error.diag.message_primary)
 
 
+def lacks_right(error: psycopg.Error) -> bool:
+    """Whether this role may not do it. What happened within a function has a context: there the right may be another's
+    to have."""
+    return isinstance(error, psycopg.errors.InsufficientPrivilege) and not error.diag.context
+
+
 def _without_secrets(error: psycopg.Error, url: str) -> str:
     """The first line of libpq's message; it names host, port and role, and the password only by mistake."""
     if isinstance(error, psycopg.ProgrammingError):

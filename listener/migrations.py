@@ -16,7 +16,7 @@ from functools import cache
 import psycopg
 from psycopg import sql
 
-from listener.database import Connection, refusal
+from listener.database import Connection, lacks_right, refusal
 from listener.errors import ListenerError
 from listener.queries import read, sql_folder
 
@@ -110,7 +110,7 @@ async def _run(conn: Connection, migration: Migration) -> None:
             if conn.closed:
                 raise
             said = f"migration {migration.name}: {refusal(error)}"
-            if not isinstance(error, psycopg.errors.InsufficientPrivilege) or error.diag.context:
+            if not lacks_right(error):
                 raise ListenerError(said) from None
             grant = sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(
                 sql.Identifier(conn.info.dbname), sql.Identifier(conn.info.user)

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from listener.capture.triggers import Capture
-from listener.database import Connection, refusal
+from listener.database import Connection, lacks_right, refusal
 from listener.errors import ListenerError
 from listener.queries import load, pieces
 
@@ -182,7 +182,7 @@ async def _take(conn: Connection, steps: Sequence[Difference], say: Callable[[st
             if conn.closed:
                 raise
             said = f"{step.what}: {refusal(error)}"
-            if not isinstance(error, psycopg.errors.InsufficientPrivilege) or error.diag.context:
+            if not lacks_right(error):
                 raise ListenerError(said) from None
             if step.what.startswith("role "):
                 cure = step.statement.replace("NOLOGIN", "LOGIN PASSWORD '...'")
