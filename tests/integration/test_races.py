@@ -252,6 +252,9 @@ async def freeze(*args, **more):
 messages.insert_armed = freeze
 from listener.cli import main; main()
 """
+STUCK = """SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'listener match' AND state = 'active'
+    AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - interval '5 s')"""
+ACCEPTED = "SELECT count(*) = %s FROM listener.finished WHERE state = 'accepted'"
 
 
 @pytest.mark.faults
@@ -264,19 +267,19 @@ async def test_who_stands_still_between_two_statements_stops_nobody_for_long(erp
         )  # fmt: skip
         try:
             await world.until("SELECT EXISTS (SELECT FROM listener.replica)")
-            await world.note("order", "text")
-            await world.until(
-                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'listener match'"
-                " AND state = 'active' AND wait_event = 'ClientRead'"
-                " AND state_change < clock_timestamp() - interval '5 s')"
-            )
+            # A replica that has just begun sends its first ones through the queue, and freezes at none of them.
+            texts: list[str] = []
+            while len(await world.rows("SELECT FROM listener.finished")) == len(texts):
+                texts.append(f"text {len(texts)}")
+                await world.note("order", texts[-1])
+                await world.until(f"SELECT ({STUCK}) OR ({ACCEPTED})", len(texts))
             async with world.service():
                 await world.note("another", "more")
-                await world.until("SELECT count(*) = 2 FROM listener.finished WHERE state = 'accepted'", seconds=30)
+                await world.until(ACCEPTED, len(texts) + 1, seconds=30)
                 frozen.send_signal(signal.SIGCONT)
                 await world.note("a third", "last")
-                await world.until("SELECT count(*) = 3 FROM listener.finished WHERE state = 'accepted'")
-            assert sorted(world.arrived()) == ["last", "more", "text"]
+                await world.until(ACCEPTED, len(texts) + 2)
+            assert sorted(world.arrived()) == ["last", "more", *texts]
         finally:
             frozen.kill()
             await frozen.wait()
