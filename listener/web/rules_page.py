@@ -84,35 +84,29 @@ class RulePages:
         name = request.match_info["name"]
         async with self._store.reading() as conn:
             rules, source = await self._known(conn, name)
-            recent = await store.rows(conn, "recent_keys", {"watch": rules.rules.rules[name].on})
-        beyond = None
-        try:
-            text, when = parts_of(source, name)
-        except BeyondEditError as error:
-            text, when, beyond = rules.rules.rules[name].text, rules.rules.rules[name].when or "", str(error)
-        return render(
-            request, "rule.html", rule=rules.rules.rules[name], text=text, when=when, beyond=beyond, days=_REPLAY_DAYS,
-            # masked, a key that is somebody's phone finds no row
-            keys=[row["key"] for row in recent if shown_key(row["key"]) == row["key"]],
-            source=snippet(source, name) if beyond is None else None,
-        )  # fmt: skip
+            shown = await _playground(conn, rules, source, name)
+        shown["key"] = shown["keys"][0] if shown["keys"] else ""
+        return render(request, "rule.html", tried=False, row="", **shown)
 
     async def try_out(self, request: web.Request) -> web.Response:
-        """What the rule, as edited, would send for a row; a part of the page."""
+        """What the rule, as edited, would send for a row: a part of the page, and the whole where no script runs."""
         name, form = request.match_info["name"], await request.post()
         whole = sees_texts(request[SESSION])
+        given = {part: str(form.get(part, "")).replace("\r\n", "\n") for part in ("key", "row", "text", "when")}
         async with self._store.reading() as conn:
-            _, source = await self._known(conn, name)
-            shown: dict[str, Any] = {"faults": [], "said": None, "result": None, "yaml": None, "dropped": ""}
+            rules, source = await self._known(conn, name)
+            shown: dict[str, Any] = {"faults": [], "said": None, "result": None, "dropped": ""}
+            shown |= await _playground(conn, rules, source, name) | given
             try:
-                new, shown["yaml"] = await self._edited(source, name, form)
+                new, edited_source = await self._edited(source, name, form)
+                shown["source"] = snippet(edited_source, name)
                 # Whoever may write a text over a real row, or a condition, can read what is in it.
                 if whole and (rows := await _rows(conn, new, name, form)) is not None:
                     shown["result"] = await preview(
                         new,
                         name,
                         rows,
-                        key=str(form.get("key", "")).strip() or None,
+                        key=given["key"].strip() or None,
                         conn=conn,
                         settings=self._settings,
                     )
@@ -122,9 +116,9 @@ class RulePages:
                 shown["said"] = str(error)
         for message in (shown["result"] or {}).get("messages", []):
             message |= _price(message["text"])
-        text = str(form.get("text", ""))
+        text = given["text"]
         shown["dropped"] = "".join(sorted({c for c in text if c.isprintable() and not unaccent(c) and c != " "}))
-        return render(request, "try.html", lines=snippet(shown["yaml"], name) if shown["yaml"] else None, **shown)
+        return render(request, "rule.html", tried=True, **shown)
 
     async def replay(self, request: web.Request) -> web.Response:
         """What the rule, as edited, would have sent of the last days, beside the rules in force."""
@@ -216,6 +210,21 @@ def last_changes(versions: "list[dict[str, Any]]") -> dict[str, Changed]:
             version=versions[place]["version"] if known else None, at=versions[place]["loaded_at"] if known else None
         )
     return changes
+
+
+async def _playground(conn: Connection, rules: RuleSet, source: str, name: str) -> dict[str, Any]:
+    """What stands in the form before anybody has edited it."""
+    rule = rules.rules.rules[name]
+    recent = await store.rows(conn, "recent_keys", {"watch": rule.on})
+    shown: dict[str, Any] = {"rule": rule, "days": _REPLAY_DAYS, "beyond": None, "source": None}
+    # masked, a key that is somebody's phone finds no row
+    shown["keys"] = [row["key"] for row in recent if shown_key(row["key"]) == row["key"]]
+    try:
+        shown["text"], shown["when"] = parts_of(source, name)
+        shown["source"] = snippet(source, name)
+    except BeyondEditError as error:
+        shown |= {"text": rule.text, "when": rule.when or "", "beyond": str(error)}
+    return shown
 
 
 async def _rows(conn: Connection, rules: RuleSet, name: str, form: Mapping[str, Any]) -> Rows | None:

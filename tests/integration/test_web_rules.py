@@ -11,6 +11,8 @@ from listener.web import rules_page
 from tests.support.browser import ADMIN, VIEW, Person, page_of, person
 from tests.support.world import NOTES, PATIENCE, open_world, rules_text
 
+HTMX = {"HX-Request": "true"}
+
 
 async def test_the_playground_shows_what_would_be_sent_and_sends_nothing(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world) as somebody:
@@ -43,6 +45,28 @@ async def test_the_playground_shows_what_would_be_sent_and_sends_nothing(erp_dat
         assert world.settings.rules.read_text() == before
         assert (await somebody.post("/rules/absent/try", {"text": "x"})).status == 404
         assert (await somebody.get("/rules/absent")).status == 404
+
+
+async def test_without_a_script_a_trial_answers_with_the_whole_page_and_keeps_what_was_typed(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        await world.note("DH1", "it is here", phone="0912345678")
+        await world.settled()
+        untried = await somebody.get("/rules/note")
+        assert "Chọn một mã" not in untried.text
+        row = '{"topic": "a", "body": "typed", "phone": "0912345678", "ticket_id": null}'
+        form = {"key": "DH7", "row": row, "text": "</textarea>{{ new.body }}!", "when": "new.body != 'no'"}
+        page = await somebody.post("/rules/note/try", form)
+        assert page.text.startswith("<!doctype html>")
+        assert page.text.count('id="lines"') == 1
+        assert "hx-swap-oob" not in page.text
+        assert "</textarea>{{" not in page.text
+        shown = html.unescape(page.text)
+        assert '<p class="bubble"></textarea>typed!</p>' in shown
+        for kept in ('value="DH7"', f">{row}<", "{{ new.body }}!", "value=\"new.body != 'no'\""):
+            assert kept in shown
+        part = await somebody.post("/rules/note/try", form, **HTMX)
+        assert "<!doctype" not in part.text
+        assert "hx-swap-oob" in part.text
 
 
 async def test_a_key_that_is_a_phone_is_not_offered_to_be_tried(erp_database: str) -> None:
@@ -144,7 +168,7 @@ async def test_those_who_may_only_look_try_no_row_and_replay_nothing(erp_databas
         await world.settled()
         row = '{"topic": "a", "body": "b", "phone": "0912345678", "ticket_id": null}'
         for form in ({"key": "DH1"}, {"row": row}):
-            tried = await somebody.post("/rules/note/try", {"text": "{{ new.phone }}", "when": "", **form})
+            tried = await somebody.post("/rules/note/try", {"text": "{{ new.phone }}", "when": "", **form}, **HTMX)
             assert "Chỉ người vận hành" in tried.text
             assert "678" not in tried.text
         tried = await somebody.post("/rules/note/try", {"key": "DH1", "text": "{{ 7 *", "when": ""})
