@@ -139,7 +139,7 @@ async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         if error.status < 400 or error.headers.get("HX-Redirect"):
             raise
-        known = {403: "e_forbidden", 404: "e_absent", 405: "e_method"}
+        known = {403: "e_forbidden", 404: "e_absent", 405: "e_method", 413: "e_large"}
         answer = render(
             request, "fault.html", code=error.status, title=known.get(error.status, "e_request"), why="e_back"
         )

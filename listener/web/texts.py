@@ -69,6 +69,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "e_forbidden": ("Không được phép", "Not allowed"),
     "e_absent": ("Không có trang này", "There is no such page"),
     "e_method": ("Không làm được theo cách này", "That cannot be done this way"),
+    "e_large": ("Nội dung gửi lên quá dài", "What was sent is too long"),
     "e_request": ("Yêu cầu không hợp lệ", "That request cannot be used"),
     "e_own": ("Trang gặp lỗi", "The page failed"),
     "e_own_why": (

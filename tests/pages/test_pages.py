@@ -308,6 +308,29 @@ async def test_the_playground_answers_as_one_types_and_replays(erp_database: str
             await page.wait_for_selector("#outdated", state="hidden")
 
 
+async def test_a_trial_that_is_not_answered_leaves_no_old_result_to_be_taken_for_its_own(erp_database: str) -> None:
+    async with open_world(erp_database) as world, world.service(**SERVICE) as service:
+        await business(world)
+        async with visit(service.address) as seen:
+            await seen.login()
+            page = seen.page
+            await seen.open("/rules/note")
+            await page.wait_for_selector("#result .bubble")
+            await page.route("**/try", lambda route: route.abort())
+            await page.fill("[name=text]", "never tried")
+            await page.wait_for_selector("#stale:has-text('listener không trả lời')")
+            assert await page.locator("#result.stale").count() == 1
+            await page.unroute("**/try")
+            await page.fill("[name=text]", "tried")
+            await page.wait_for_selector("#result .bubble:has-text('tried')")
+            assert not await page.is_visible("#stale")
+            assert await page.locator("#result.stale").count() == 0
+            await page.fill("[name=text]", "x" * 70_000)
+            await page.wait_for_selector("#result:has-text('quá dài')")
+            assert await page.locator("#result .bubble").count() == 0
+            seen.wrong[:] = [w for w in seen.wrong if not w.startswith("console:")]
+
+
 async def test_a_brake_is_released_and_the_language_switched(erp_database: str) -> None:
     rules = rules_text(defaults="brake: 3/h")
     async with open_world(erp_database, rules=rules) as world, world.service(**SERVICE) as service:

@@ -28,26 +28,27 @@
     if (note()) note().hidden = false;
   });
 
-  // A look that brought nothing: what is on the screen is old, and must not be taken for what is.
+  // A look or a trial that brought nothing: what is on the screen is old, and must not be taken for what is.
+  const answers = "#live, #result, #replayed";
   const stale = (why) => {
     const said = document.getElementById("stale");
-    if (!said || !live()) return;
     if (said.hidden) {
       said.textContent = said.dataset[why].replace("{time}", seen.toLocaleTimeString(document.documentElement.lang));
     }
     said.hidden = false;
-    live().classList.add("stale");
+    for (const old of document.querySelectorAll(answers)) old.classList.add("stale");
   };
   let seen = new Date();
-  const mine = (event) => event.detail.target === live() || event.detail.elt === live();
-  document.addEventListener("htmx:responseError", (event) => mine(event) && stale("database"));
+  const mine = (event) => event.detail.target?.matches(answers);
+  // a trial's fault is told in its place
+  document.addEventListener("htmx:responseError", (event) => event.detail.target === live() && stale("database"));
   for (const name of ["htmx:sendError", "htmx:timeout"]) {
     document.addEventListener(name, (event) => mine(event) && stale("listener"));
   }
   document.addEventListener("htmx:afterOnLoad", (event) => {
-    if (!mine(event) || event.detail.xhr.status !== 200) return;
+    if (!mine(event) || (live() && event.detail.xhr.status !== 200)) return;
     seen = new Date();
-    live().classList.remove("stale");
+    for (const old of document.querySelectorAll(answers)) old.classList.remove("stale");
     document.getElementById("stale").hidden = true;
   });
 
@@ -67,7 +68,10 @@
 
   let missed = false;
   document.addEventListener("htmx:beforeSwap", (event) => {
-    if (event.detail.target !== live()) return;
+    if (event.detail.target !== live()) {
+      if (mine(event)) event.detail.shouldSwap = true;
+      return;
+    }
     if (selecting(live())) {
       event.detail.shouldSwap = false;
       missed = true;
