@@ -30,7 +30,7 @@ async def test_the_playground_shows_what_would_be_sent_and_sends_nothing(erp_dat
                 ("sẽ không gửi được", "10 chữ số"),
             ),
             ({"key": "DH1", "text": "{{ new.nothing }}"}, ("nothing",)),
-            ({"key": "DH1", "text": "{{ 7 *"}, ("note bad",)),
+            ({"key": "DH1", "text": "{{ 7 *"}, ("note bad", "còn thiếu ở cuối")),
             ({"key": "DH1", "text": "{{ ''.__class__ }}"}, ("note bad",)),
             ({"key": "absent", "text": "x"}, ("absent",)),
             ({"row": "{", "text": "x"}, ("JSON",)),
@@ -145,8 +145,11 @@ async def test_rules_show_counts_last_change_and_the_files_faults(erp_database: 
         world.use_rules(world.settings.rules.read_text().replace("to: new.phone", "too: new.phone"))
         await world.until("SELECT faults <> '[]' FROM listener.fleet")
         page = html.unescape((await somebody.get("/rules")).text)
-        assert "too" in page
         assert "Tệp quy tắc có lỗi" in page
+        assert "không có từ khóa `too` <em>(có phải ý bạn là to?)</em>" in page
+        assert "không có từ khóa `too`" in (await somebody.get("/")).text
+        await somebody.post("/language", {"language": "en"})
+        assert "unknown key `too` <em>(did you mean to?)</em>" in html.unescape((await somebody.get("/rules")).text)
 
 
 async def test_rules_say_what_keeps_them_from_sending(erp_database: str) -> None:

@@ -10,10 +10,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from listener import interventions, phones, reasons
-from listener.errors import RenderError
+from listener.errors import RenderError, RulesError
 from listener.interventions import Verb
 from listener.model import LockedOut, RateLimited, State, Unauthorized, Unknown
 from listener.reasons import in_vietnamese
+from listener.rules import parse
+from listener.rules.ruleset import compile_rules
 from listener.rules.schema import ColumnChange
 from listener.settling import pause_for
 from listener.templates import Environment, Row
@@ -363,3 +365,23 @@ def test_what_a_text_cannot_work_with(text: str) -> None:
 @pytest.mark.parametrize("why", ["the row is gone", "status, total changed since"])
 def test_a_recheck(why: str) -> None:
     assert in_vietnamese(f"recheck: {why}").startswith("xem lại trước khi gửi: ")
+
+
+# the commonest slips; the rare ones are told in English on the Vietnamese page too
+@pytest.mark.parametrize(
+    "slip",
+    [
+        "account_unknown", "bracket_text", "change_number_quoted", "change_other_column", "colon_without_blank",
+        "duplicate_key", "empty_block", "empty_text", "enum_words", "events", "expressions", "indent", "labels",
+        "list_at_top", "many_at_once", "missing_colon", "missing_keys", "on_unknown", "second_colon", "tab_indent",
+        "text_unknown_filter", "text_unknown_labels", "text_unknown_name", "unclosed_list", "unclosed_quote",
+        "unknown_key_nested", "unknown_key_rule", "unknown_key_top", "value_deeper", "yes_no",
+    ],
+)  # fmt: skip
+def test_the_commonest_faults_of_a_rules_file(slip: str) -> None:
+    path = Path(__file__).parent / "bad_rules" / f"{slip}.yaml"
+    with pytest.raises(RulesError) as error:
+        compile_rules(parse(path.read_text(encoding="utf-8"), "rules.yaml"))
+    for fault in error.value.faults:
+        for words in filter(None, (fault.message, fault.hint)):
+            assert VIETNAMESE.search(in_vietnamese(words))
