@@ -29,6 +29,7 @@ _FORMER_PREFIXES = {new: old for old, new in _OLD_PREFIXES.items()}
 _ALLOWED = re.compile(r"\(?\+?[0-9 .()\-]+", re.ASCII)
 _FLOAT_EXPORT = re.compile(r"\+?[0-9]{6,}\.[0-9]{1,2}", re.ASCII)
 _MARKS = re.compile(r"[^0-9]", re.ASCII)
+_NUMBER_TOLD = re.compile(r"; (?:its new form is|it reads) [0-9]{3}\*\*\*[0-9]{3}")
 
 
 class Reason(StrEnum):
@@ -78,6 +79,18 @@ def reason_text(bad: BadPhone) -> str:
     """The reason as a sentence for people; the suggestion in it is masked."""
     sentence = _SENTENCES[bad.reason]
     return f"{sentence}; its new form is {mask_phone(bad.suggestion)}" if bad.suggestion else sentence
+
+
+def refusal(value: object, bad: BadPhone) -> str:
+    """The reason, and what stands there, masked, to find the customer by; nothing of what is too short to mask."""
+    told = isinstance(value, str | int | Decimal) and bad.suggestion is None
+    shown = mask_phone(str(value)) if told else "***"
+    return f"{reason_text(bad)}; it reads {shown}" if shown != "***" else reason_text(bad)
+
+
+def kind_of_refusal(reason: str) -> str:
+    """The same of every number."""
+    return _NUMBER_TOLD.sub("", reason)
 
 
 def forms(number: str) -> list[str]:

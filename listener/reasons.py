@@ -261,6 +261,7 @@ _KNOWN = tuple(
         ("this old 11-digit number was replaced in 2018 and may be someone else's now",
          "số 11 chữ số này đã đổi từ năm 2018 và có thể nay là của người khác"),
         ("its new form is {n}", "dạng mới là {n}"),
+        ("it reads {n}", "trong dữ liệu ghi {n}"),
         ("the row holds an old 11-digit number; this is its new form",
          "dữ liệu ghi số 11 chữ số cũ; đây là số mới của số đó"),
         ("the phone is on the suppression list", "số nằm trong danh sách không gửi tin"),

@@ -56,7 +56,7 @@ class Tally:
             self.by_phone[int(message.phone or 0)] += times
         else:
             # It may quote a value of the row.
-            reason = mask_phones(message.reason or message.state.value)
+            reason = phones.kind_of_refusal(mask_phones(message.reason or message.state.value))
             self.unfit[reason if reason in self.unfit or len(self.unfit) < _REASONS else "other reasons"] += times
 
 

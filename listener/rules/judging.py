@@ -278,23 +278,24 @@ class _Plan:
             return int(text) or None
         raise RenderError("ticket.id is not a whole number")
 
-    def _recipients(self) -> list[phones.Phone | phones.BadPhone]:
+    def _recipients(self) -> list[phones.Phone | str]:
         """Who is to get it and why others cannot, nobody twice; an empty column is told of where there is no other."""
-        found: dict[str, phones.Phone | phones.BadPhone] = {}
-        empty: phones.BadPhone | None = None
+        found: dict[str, phones.Phone | str] = {}
+        empty: str | None = None
         for expression in self.compiled.to:
-            outcome = phones.normalise(expression.evaluate(self.names), migrate_old=self.rule.migrate_old)
+            value = expression.evaluate(self.names)
+            outcome = phones.normalise(value, migrate_old=self.rule.migrate_old)
             if isinstance(outcome, phones.Phone):
                 found.setdefault(outcome.number, outcome)
             elif outcome.reason is phones.Reason.EMPTY:
-                empty = outcome
+                empty = phones.reason_text(outcome)
             else:
-                found.setdefault(phones.reason_text(outcome), outcome)
+                found.setdefault(phones.reason_text(outcome), phones.refusal(value, outcome))
         return list(found.values()) or ([empty] if empty else [])
 
-    def _to(self, recipient: phones.Phone | phones.BadPhone, unfit: str | None, common: dict[str, Any]) -> Planned:
-        if isinstance(recipient, phones.BadPhone):
-            return Planned(**common, state=State.REJECTED, reason=unfit or phones.reason_text(recipient))
+    def _to(self, recipient: phones.Phone | str, unfit: str | None, common: dict[str, Any]) -> Planned:
+        if isinstance(recipient, str):
+            return Planned(**common, state=State.REJECTED, reason=unfit or recipient)
         if unfit:
             return Planned(**common, phone=recipient.number, state=State.REJECTED, reason=unfit)
         return self._on_its_way(recipient.number, common | {"migrated": recipient.migrated})

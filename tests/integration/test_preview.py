@@ -212,7 +212,11 @@ def test_several_recipients_and_the_ticket(rules: Path) -> None:
     assert said["verdict"] == "send"
     good, bad = said["messages"]
     assert (good["to"], good["ticket_id"], good["thread"], good["reason"]) == ("0980000000", 55, "T1", None)
-    assert (bad["to"], bad["due_at"], bad["reason"]) == (None, None, "this is a landline, which cannot receive SMS")
+    assert (bad["to"], bad["due_at"], bad["reason"]) == (
+        None,
+        None,
+        "this is a landline, which cannot receive SMS; it reads 024***234",
+    )
     # the same person twice is one message
     assert len(preview(rules, "both", {**row, "phone2": "0980.000.000"})["messages"]) == 1
 

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listener.phones import BadPhone, Phone, Reason, mask_phone, mask_value, normalise, reason_text
+from listener.phones import (
+    BadPhone,
+    Phone,
+    Reason,
+    kind_of_refusal,
+    mask_phone,
+    mask_value,
+    normalise,
+    reason_text,
+    refusal,
+)
 from listener.words import mask_numbers, mask_phones
 
 # fmt: off
@@ -201,3 +211,24 @@ def test_the_phone_library_is_imported_only_when_a_number_is_checked() -> None:
         "normalise('0912345678'); assert 'phonenumbers' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "end"),
+    [
+        ("024 3825 1234", "cannot receive SMS; it reads 024***234"),
+        (2438251234, "cannot receive SMS; it reads 243***234"),
+        ("0912345678/0987654321", "and no more; it reads 091***321"),
+        ("chi Lan 0912345678", "and no more; it reads 091***678"),
+        ("01692345678", "its new form is 039***678"),
+        # so short, nothing would be hidden of it
+        ("0912345", "has 10"),
+        ({"mobile": "0912345678"}, "and no more"),
+    ],
+)
+def test_a_refusal_tells_enough_to_find_the_customer_and_no_whole_number(value: object, end: str) -> None:
+    bad = normalise(value)
+    assert isinstance(bad, BadPhone)
+    told = refusal(value, bad)
+    assert told.endswith(end)
+    assert kind_of_refusal(told) == kind_of_refusal(reason_text(bad))

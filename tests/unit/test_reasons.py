@@ -44,6 +44,8 @@ NOT_REASONS = frozenset(
         # pieces of a reason that the tests below put together
         "7 by 7",
         "to be sent again",
+        "7; it reads 7",
+        r"; (?:its new form is|it reads) [0-9]{3}\*\*\*[0-9]{3}",
         "`7` does nothing to a message in the state 7",
         "the 7 is paused: 7",
         "; join texts with ~, and make a number of a text with | float",
@@ -385,3 +387,10 @@ def test_the_commonest_faults_of_a_rules_file(slip: str) -> None:
     for fault in error.value.faults:
         for words in filter(None, (fault.message, fault.hint)):
             assert VIETNAMESE.search(in_vietnamese(words))
+
+
+def test_a_phone_that_stands_in_the_row() -> None:
+    bad = phones.normalise("024 3825 1234")
+    assert isinstance(bad, phones.BadPhone)
+    told = in_vietnamese(phones.refusal("024 3825 1234", bad))
+    assert told == "đây là số máy bàn, không nhận được SMS; trong dữ liệu ghi 024***234"

@@ -125,7 +125,7 @@ def test_several_recipients_and_nobody_twice() -> None:
         # two landlines are one reason
         (None, State.REJECTED),
     ]
-    assert messages[2].reason == "this is a landline, which cannot receive SMS"
+    assert messages[2].reason == "this is a landline, which cannot receive SMS; it reads 024***234"
     # the text stays visible on it
     assert messages[2].text == "ok K1"
 
