@@ -172,6 +172,9 @@ def _gate(access_now: Callable[[], Access]) -> Middleware:
         if not access.is_set:
             return render(request, "locked.html", code=403)
         if session is None:
+            if wants_part(request) and request.method != "GET":
+                # nobody is led away from what they are writing
+                return render(request, "fault.html", code=401, title="e_session", why="e_session_why")
             if wants_part(request):
                 raise web.HTTPUnauthorized(headers={"HX-Redirect": "/login"})
             raise web.HTTPFound("/login")

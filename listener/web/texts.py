@@ -69,6 +69,11 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "e_forbidden": ("Không được phép", "Not allowed"),
     "e_absent": ("Không có trang này", "There is no such page"),
     "e_method": ("Không làm được theo cách này", "That cannot be done this way"),
+    "e_session": ("Phiên đăng nhập đã hết", "Your session has ended"),
+    "e_session_why": (
+        "Hãy chép lại những gì bạn đã viết, rồi tải lại trang để đăng nhập.",
+        "Copy what you have written, then load the page again to log in.",
+    ),
     "e_large": ("Nội dung gửi lên quá dài", "What was sent is too long"),
     "e_request": ("Yêu cầu không hợp lệ", "That request cannot be used"),
     "e_own": ("Trang gặp lỗi", "The page failed"),

@@ -6,6 +6,7 @@ import pytest
 from playwright.async_api import Route, expect
 
 from listener.simulator.gateway import Break, Fault, Moment
+from listener.web.app import SESSION_COOKIE
 from tests.pages.conftest import Visit, visit
 from tests.support.browser import ADMIN, VIEW
 from tests.support.proxy import Mode, Proxy
@@ -328,6 +329,11 @@ async def test_a_trial_that_is_not_answered_leaves_no_old_result_to_be_taken_for
             await page.fill("[name=text]", "x" * 70_000)
             await page.wait_for_selector("#result:has-text('quá dài')")
             assert await page.locator("#result .bubble").count() == 0
+            # nor is what was written lost when the session ends meanwhile
+            await seen.context.clear_cookies(name=SESSION_COOKIE)
+            await page.fill("[name=text]", "an hour's work")
+            await page.wait_for_selector("#result:has-text('Phiên đăng nhập đã hết')")
+            assert await page.input_value("[name=text]") == "an hour's work"
             seen.wrong[:] = [w for w in seen.wrong if not w.startswith("console:")]
 
 
