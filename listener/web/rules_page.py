@@ -98,8 +98,11 @@ class RulePages:
             shown: dict[str, Any] = {"faults": [], "said": None, "result": None, "dropped": ""}
             shown |= await _playground(conn, rules, source, name) | given
             try:
-                new, edited_source = await self._edited(source, name, form)
-                shown["source"] = snippet(edited_source, name)
+                # One that only a person can change is tried as it stands.
+                new = rules
+                if shown["beyond"] is None:
+                    new, changed = await self._edited(source, name, form)
+                    shown["source"] = snippet(changed, name)
                 # Whoever may write a text over a real row, or a condition, can read what is in it.
                 if whole and (rows := await _rows(conn, new, name, form)) is not None:
                     shown["result"] = await preview(

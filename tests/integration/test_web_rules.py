@@ -69,6 +69,19 @@ async def test_without_a_script_a_trial_answers_with_the_whole_page_and_keeps_wh
         assert "hx-swap-oob" in part.text
 
 
+async def test_a_rule_on_one_line_is_tried_as_it_stands(erp_database: str) -> None:
+    head, _, _ = rules_text().partition("rules:")
+    one_line = head + "rules:\n  note: {on: note, to: new.phone, text: 'ACME: {{ new.body }}'}\n"
+    async with open_world(erp_database, rules=one_line) as world, page_of(world) as somebody:
+        await world.note("DH1", "it is here", phone="0912345678")
+        await world.settled()
+        page = html.unescape((await somebody.get("/rules/note")).text)
+        assert "quy tắc này được viết trên một dòng; hãy sửa trong tệp" in page
+        form = {"key": "DH1", "text": "ACME: {{ new.body }}", "when": ""}
+        answer = await somebody.post("/rules/note/try", form, **HTMX)
+        assert '<p class="bubble">ACME: it is here</p>' in answer.text
+
+
 async def test_a_key_that_is_a_phone_is_not_offered_to_be_tried(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world, VIEW) as somebody:
         await world.note("0912 345 678", "one")
