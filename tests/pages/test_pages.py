@@ -143,6 +143,29 @@ async def test_a_long_name_of_a_rule_pushes_no_figure_out_of_sight(erp_database:
             assert await table.evaluate("one => one.scrollWidth - one.clientWidth") == 0
 
 
+async def test_a_key_that_is_written_backwards_turns_no_ticket_round(erp_database: str) -> None:
+    async with open_world(erp_database) as world, world.service(**SERVICE) as service:
+        await world.note("DH \u202enguoc", "ACME: tin", ticket=1234)
+        await world.settled()
+        async with visit(service.address) as seen:
+            await seen.login()
+            await seen.open("/messages")
+            # where the ticket's first and last signs are on the screen
+            first, last = await seen.page.evaluate(
+                """() => {
+                  const text = document.querySelector('.list .meta').lastChild, place = document.createRange();
+                  const left = (n) => {
+                    place.setStart(text, n);
+                    place.setEnd(text, n + 1);
+                    return place.getBoundingClientRect().left;
+                  };
+                  const from = text.data.indexOf('#');
+                  return [left(from), left(text.data.trimEnd().length - 1)];
+                }"""
+            )
+            assert first < last
+
+
 async def test_a_form_that_is_open_stays_beside_what_it_is_about(erp_database: str) -> None:
     async def muted(why: str, many: int) -> None:
         async with world.db.transaction():
