@@ -47,6 +47,7 @@ async def read(conn: Connection, rules: RuleSet, plan: Plan, *, suppression: boo
             "rules": [rule for rule, _ in caps],
             "phones": [phone for _, phone in caps],
             "seconds": [cap.per.total_seconds() for cap in caps.values()],
+            "replaced": list(plan.replaced),
         }
         rows = await (await conn.execute(SQL["sent_to"], args)).fetchall()
         sent_to = {(row["rule"], row["phone"]): row["n"] for row in rows}

@@ -10,10 +10,11 @@ SELECT m.id, m.rule, m.key, m.joins, m.account, m.thread
  WHERE m.state = 'waiting' AND m.joins IS NOT NULL AND m.unsure = 0;
 
 -- name: sent_to
--- How many messages of a rule a phone was given in its last so many seconds.
+-- How many messages of a rule a phone was given in its last so many seconds, but those that are about to give way.
 SELECT w.rule, w.phone,
        (SELECT count(*) FROM listener.message m
-         WHERE m.phone = w.phone AND m.rule = w.rule AND m.created_at > now() - make_interval(secs => w.seconds))
+         WHERE m.phone = w.phone AND m.rule = w.rule AND m.created_at > now() - make_interval(secs => w.seconds)
+           AND m.id <> ALL(%(replaced)s::bigint[]))
        + (SELECT count(*) FROM listener.finished f
            WHERE f.phone = w.phone AND f.rule = w.rule AND f.state = 'accepted'
              AND f.created_at > now() - make_interval(secs => w.seconds)

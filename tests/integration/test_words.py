@@ -225,6 +225,15 @@ async def test_a_cap_is_per_phone_and_time(database: str) -> None:
         assert (await reasons(world))["suppressed"] == ["cap: this phone has had 2/day of this rule"] * 2
 
 
+async def test_a_message_that_gives_way_does_not_count_for_the_cap(database: str) -> None:
+    body = "coalesce: {wait: 1h}\n    expires: 2h\n    cap: 1/day"
+    async with open_world(database, rules=RULES + rule(body), schema=SCHEMA) as world:
+        for amount in (5, 6):
+            await set_amount(world, "A", amount)
+            await world.once()
+        assert await world.states() == {"told A 5": "superseded", "told A 6": "waiting"}
+
+
 async def test_a_brake_holds_the_rule_alone_until_a_person_releases_it(database: str) -> None:
     rules = RULES + rule("brake: 3/h") + rule("", "other")
     async with open_world(database, rules=rules, schema=SCHEMA) as world:
