@@ -283,8 +283,8 @@ async def _write(conn: Connection, rules: RuleSet, changes: Sequence[Change], pl
     if queued:
         await messages.insert(conn, rules.version, queued)
         await limits.supersede(conn, alive)
-        made = {rule: n for rule, n in plan.made().items() if rules.rules.rules[rule].brake}
-        await limits.count(conn, made)
+    made = {rule: n for rule, n in plan.made().items() if n and rules.rules.rules[rule].brake}
+    await limits.count(conn, made)
     if plan.braked:
         await limits.pull_brake(conn, plan.braked)
         log.warning("braked", rules=sorted(plan.braked))

@@ -47,8 +47,9 @@ class Plan:
 
     rows: list[PlannedRow] = field(default_factory=list)
     verdicts: list[list[Verdict]] = field(default_factory=list)
-    # messages of the database that give way, each with the reason, and their (account, thread)
+    # messages of the database that give way, each with the reason, how many of each rule, and their (account, thread)
     replaced: dict[int, str] = field(default_factory=dict)
+    given_way: Counter[str] = field(default_factory=Counter)
     touched: set[tuple[str, str]] = field(default_factory=set)
     braked: dict[str, str] = field(default_factory=dict)
 
@@ -57,8 +58,10 @@ class Plan:
         return [row for row in self.rows if row.state in _ALIVE]
 
     def made(self) -> Counter[str]:
-        """How many messages of each rule go out or are held."""
-        return Counter(row.message.rule for row in self.alive)
+        """How many messages of each rule there are more than before: what is joined again and again is one."""
+        made = Counter(row.message.rule for row in self.alive)
+        made.subtract(self.given_way)
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,7 @@ def judge(
         result.rows += rows
         place = (verdict.rule, change.key)
         if verdict.replaces:
+            result.given_way[verdict.rule] += len(groups[place].ids)
             _give_way(result, groups.pop(place), verdict.reason or "joined with a newer change")
         if verdict.group is not None:
             groups[place] = OpenGroup(verdict.group, planned=[r for r in rows if r.state is State.WAITING])
@@ -114,6 +118,7 @@ def apply_limits(rules: RuleSet, result: Plan, limits: Limits) -> None:
     """Suppression, then caps, then brakes, each message in the order of its change."""
     to_phone: Counter[tuple[str, str]] = Counter(limits.sent_to)
     made: Counter[str] = Counter(limits.made)
+    made.subtract(result.given_way)
     for row in result.rows:
         if row.state is not State.WAITING:
             continue

@@ -256,6 +256,19 @@ async def test_a_brake_holds_the_rule_alone_until_a_person_releases_it(database:
         assert [states[f"told {item} 1"] for item in "ABCDEFGHIJ"] == ["accepted"] * 9 + ["held"]
 
 
+async def test_changes_that_join_one_message_count_once_for_the_brake(database: str) -> None:
+    body = "coalesce: {wait: 1h}\n    expires: 2h\n    brake: 2/h"
+    async with open_world(database, rules=RULES + rule(body), schema=SCHEMA) as world:
+        for amount in (5, 6, 7, 8):
+            await set_amount(world, "A", amount)
+            await world.once()
+        for item in "BC":
+            await set_amount(world, item, 1)
+            await world.once()
+        states = await world.states()
+        assert [states[text] for text in ("told A 8", "told B 1", "told C 1")] == ["waiting", "waiting", "held"]
+
+
 async def test_a_phone_on_the_suppression_list_gets_nothing(database: str) -> None:
     async with open_world(database, rules=RULES + rule(""), schema=SCHEMA) as world:
         await world.db.execute(
