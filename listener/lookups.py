@@ -10,7 +10,11 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import tuple_row
+from psycopg.types.datetime import DateLoader, TimeLoader, TimestampLoader, TimestamptzLoader
+from psycopg.types.string import TextLoader
 
 from listener.database import REST, Connection, Link, dumps_exact
 from listener.errors import ListenerError
@@ -35,6 +39,35 @@ _PASSING = (
 # another server that is out of reach (a foreign table's); a transaction that had to give way; no memory, disk or
 # connection for now; a disk that cannot be read
 _PASSING_CLASSES = ("08", "40", "53", "58")
+
+# What templates have no kind of value for is the text that a captured column of its type is.
+_TEXTS = (
+    *("bytea", "cidr", "inet", "interval", "timetz", "uuid"),
+    *(f"{kind}{many}" for kind in ("int4", "int8", "num", "date", "ts", "tstz") for many in ("range", "multirange")),
+)
+
+
+def _or_text(loader: type[Loader]) -> type[Loader]:
+    """Reads what `loader` does; infinity, 24:00 and the years before 1 and after 9999, which Python has no value for,
+    are texts. Else one of them would take the whole row from the rules, whether they use it or not."""
+
+    class OrText(loader):  # type: ignore[misc, valid-type]
+        def load(self, data: Buffer) -> object:
+            try:
+                return super().load(data)
+            except psycopg.DataError:
+                return bytes(data).decode()
+
+    return OrText
+
+
+_LOADERS: Mapping[str, type[Loader]] = {
+    **dict.fromkeys(_TEXTS, TextLoader),
+    "date": _or_text(DateLoader),
+    "time": _or_text(TimeLoader),
+    "timestamp": _or_text(TimestampLoader),
+    "timestamptz": _or_text(TimestamptzLoader),
+}
 
 
 class PassingLookupError(ListenerError):
@@ -109,6 +142,8 @@ class Lookups:
                 places.append(place)
         values = [[as_text(rows[place][p]) for place in places] for p in wanted]
         cursor = conn.cursor(row_factory=tuple_row)
+        for kind, loader in _LOADERS.items():
+            cursor.adapters.register_loader(kind, loader)
         await cursor.execute(statement, [places, *values])
         columns = [column.name for column in cursor.description or ()][1:]
         for place, *fields in await cursor.fetchall():

@@ -81,6 +81,30 @@ async def test_a_batch_is_one_statement(finder: Lookups) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("date 'infinity'", "infinity"),
+        ("date '0044-03-15 BC'", "0044-03-15 BC"),
+        ("timestamptz '-infinity'", "-infinity"),
+        ("timestamptz '12000-01-01 00:00+00'", "12000-01-01 00:00:00+00"),
+        ("time '24:00'", "24:00:00"),
+        ("ARRAY[date 'infinity']", ["infinity"]),
+        ("uuid '11111111-1111-1111-1111-111111111111'", "11111111-1111-1111-1111-111111111111"),
+        ("inet '10.0.0.1'", "10.0.0.1"),
+        ("interval '1 day 2 hours'", "1 day 02:00:00"),
+        ("int4range(1, 3)", "[1,3)"),
+        ("timetz '10:00+07'", "10:00:00+07"),
+    ],
+)
+async def test_a_value_that_python_has_no_kind_for_is_the_text_that_a_trigger_writes(
+    finder: Lookups, written: str, seen: object
+) -> None:
+    query = f"SELECT name, {written} AS value FROM public.people WHERE id = %(id)s"
+    (found,) = await find(finder, query, [{"id": Decimal(2)}])
+    assert (field(found, "name"), field(found, "value")) == ("Lý 100%", seen)
+
+
+@pytest.mark.parametrize(
     ("query", "row", "name"),
     [
         ("SELECT name FROM public.people WHERE code = %(code)s", {"code": "a  "}, "Đặng Thị Ướt"),
