@@ -99,7 +99,7 @@ class Calendar:
 
 async def _run(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> None:
     assert watch.every is not None and watch.select is not None
-    zone = ZoneInfo(rules.rules.defaults.time_zone)
+    zone = ZoneInfo(rules.zone)
     clock = await (await conn.execute(SQL["clock"], {})).fetchone()
     assert clock is not None
     now: datetime = clock["now"]
@@ -114,6 +114,8 @@ async def _run(conn: Connection, rules: RuleSet, name: str, watch: Watch) -> Non
     days = due_days(now, watch.every, zone, row["last_day"], catch_up, each=each)
     if not days:
         return
+    # What is today in the query is what is today where the rules are.
+    await conn.execute(SQL["clocks"], {"zone": rules.zone})
     statement = await _statement(conn, rules, name, watch)
     for day in days:
         rows = await (await conn.execute(statement, {"watch": name, DAY: day})).fetchone()

@@ -213,7 +213,7 @@ async def _plan(
     """What the rule makes of the change now, its time to live begun anew, and why that is nothing, if it is."""
     watch = rules.watch(change.watch)
     assert watch is not None
-    found: Found = (await lookups.find(watch, [change], patient=False))[0] if watch.lookup else {}
+    found: Found = (await lookups.find(watch, [change], zone=rules.zone, patient=False))[0] if watch.lookup else {}
     clock = await (await conn.execute(SQL["clock"], {})).fetchone()
     assert clock is not None
     now: datetime = clock["now"]

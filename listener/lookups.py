@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.datetime import DateLoader, TimeLoader, TimestampLoader, TimestamptzLoader
 from psycopg.types.string import TextLoader
 
-from listener.database import REST, Connection, Link, dumps_exact
+from listener.database import REST, Connection, Link, dumps_exact, set_session
 from listener.errors import ListenerError
 from listener.model import Change
 from listener.queries import load
@@ -92,8 +92,10 @@ class Lookups:
     async def close(self) -> None:
         await self._link.close()
 
-    async def find(self, watch: Watch, changes: Sequence[Change], *, patient: bool) -> list[dict[str, Row | Missing]]:
-        """What each lookup of `watch` finds for each change, in the order of `changes`.
+    async def find(
+        self, watch: Watch, changes: Sequence[Change], *, zone: str, patient: bool
+    ) -> list[dict[str, Row | Missing]]:
+        """What each lookup of `watch` finds for each change, in the order of `changes`, on the clocks of `zone`.
 
         Raises `PassingLookupError`, or with `patient` False makes a `Missing` of that too; one of `database.LOST` when
         the connection broke.
@@ -101,6 +103,8 @@ class Lookups:
         found: list[dict[str, Row | Missing]] = [{} for _ in changes]
         for name, query in watch.lookup.items():
             async with self._link.use() as conn:
+                if conn.info.parameter_status("TimeZone") != zone:
+                    await set_session(conn, {"TimeZone": zone})
                 results = await self._one_lookup(conn, name, query, changes, patient=patient)
             for into, result in zip(found, results, strict=True):
                 into[name] = result

@@ -259,7 +259,7 @@ class Matcher:
                 continue
             mine = [changes[place] for place in places]
             try:
-                results = await self._lookups.find(watch, mine, patient=self._passing < PATIENCE)
+                results = await self._lookups.find(watch, mine, zone=rules.zone, patient=self._passing < PATIENCE)
             except PassingLookupError:
                 self._passing += 1
                 raise

@@ -102,7 +102,7 @@ async def preview(
             if conn is None:
                 found = {name: Missing(f"lookup {name} needs the database") for name in watch.lookup}
             elif watch.lookup:
-                found = (await lookups.find(watch, [change], patient=False))[0]
+                found = (await lookups.find(watch, [change], zone=rules.zone, patient=False))[0]
             verdicts = rules.only(rule).verdicts(change, found, change.at, old_known=captured.old_known)
             verdict = next(iter(verdicts))
             first = first or verdict

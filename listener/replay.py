@@ -36,8 +36,8 @@ _RECEIVERS = 10
 _TIDY = 20_000
 
 
-# what the lookups of a watch found, by change
-_Known = dict[tuple[tuple[str, str], ...], dict[int, Found]]
+# what the lookups of a watch found on the clocks of a zone, by change
+_Known = dict[tuple[str, tuple[tuple[str, str], ...]], dict[int, Found]]
 
 
 @dataclass(slots=True)
@@ -239,9 +239,9 @@ async def _through(side: Side, changes: Sequence[tuple[Change, datetime]], looku
         watch = side.rules.rules.watch[name]
         if not watch.lookup:
             continue
-        there = known.setdefault(tuple(watch.lookup.items()), {})
+        there = known.setdefault((side.rules.zone, tuple(watch.lookup.items())), {})
         if missing := [change for change in asking if change.id not in there]:
-            results = await lookups.find(watch, missing, patient=True)
+            results = await lookups.find(watch, missing, zone=side.rules.zone, patient=True)
             there |= {change.id: result for change, result in zip(missing, results, strict=True)}
         found |= {change.id: there[change.id] for change in asking}
     for change, matched_at in answering:
@@ -277,5 +277,6 @@ def _same_answers(new: Rules, old: Rules, name: str) -> bool:
         mine == theirs
         and new.watch.get(mine.on) == old.watch.get(mine.on)
         and new.labels == old.labels
+        and new.defaults.time_zone == old.defaults.time_zone
         and new.accounts[mine.account].parts == old.accounts[mine.account].parts
     )

@@ -29,6 +29,11 @@ class RuleSet:
     version: int = 0
     by_watch: Mapping[str, tuple[CompiledRule, ...]] = field(default_factory=dict)
 
+    @property
+    def zone(self) -> str:
+        """On whose clocks a watch's own queries run: what is today, and which day a moment falls on."""
+        return self.rules.defaults.time_zone
+
     def watch(self, name: str) -> Watch | None:
         return self.rules.watch.get(name)
 

@@ -334,7 +334,9 @@ class RuleOptions(_Words):
         default="Asia/Ho_Chi_Minh",
         validate_default=True,
         description=say(
-            "Time zone of the quiet hours and of dates in texts.", "Múi giờ của giờ yên lặng và của ngày giờ trong tin."
+            "Time zone of the quiet hours and of dates in texts; in `defaults` that of `every`, `select` and `lookup` "
+            "too.",
+            "Múi giờ của giờ yên lặng và của ngày giờ trong tin; ở `defaults` còn là của `every`, `select`, `lookup`.",
         ),
     )
     priority: Priority = Field(

@@ -1,6 +1,9 @@
 -- name: clock
 SELECT clock_timestamp() AS now;
 
+-- name: clocks
+SELECT set_config('TimeZone', %(zone)s, true);
+
 -- name: begin
 -- A watch that is seen for the first time owes nothing for what was due before.
 INSERT INTO listener.calendar (watch, last_day) VALUES (%(watch)s, %(day)s) ON CONFLICT DO NOTHING;

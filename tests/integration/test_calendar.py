@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from listener import overview
 from tests.support.world import World, open_world
 
@@ -85,6 +87,18 @@ async def test_a_query_that_does_not_ask_for_the_day_runs_once_for_all(database:
         await days_ago(world, 30)
         await world.once()
         assert len(world.arrived()) == len(set(world.arrived())) <= 4
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago"])
+async def test_today_in_a_query_is_today_where_the_rules_are(database: str, zone: str) -> None:
+    # They are 25 hours apart, so in one of them it is never the day that it is in UTC.
+    asked = "SELECT no, due, phone FROM public.bills WHERE CURRENT_DATE = (now() AT TIME ZONE '{zone}')::date"
+    there = rules(asked.format(zone=zone)).replace("watch:", f"defaults: {{time_zone: {zone}}}\nwatch:", 1)
+    async with open_world(database, rules=there, schema=SCHEMA) as world:
+        await world.once()
+        await days_ago(world, 1)
+        await world.once()
+        assert len(world.arrived()) > 0
 
 
 async def test_a_query_that_fails_harms_nothing_else(database: str) -> None:

@@ -48,7 +48,8 @@ async def find(
     finder: Lookups, query: str, rows: Sequence[Mapping[str, Any]], *, patient: bool = False
 ) -> list[Row | Missing]:
     watch = Watch(table="public.people", columns=("name",), lookup={"who": query})
-    found = await finder.find(watch, [change(n, **row) for n, row in enumerate(rows)], patient=patient)
+    changes = [change(n, **row) for n, row in enumerate(rows)]
+    found = await finder.find(watch, changes, zone="Asia/Ho_Chi_Minh", patient=patient)
     return [one["who"] for one in found]
 
 
@@ -80,13 +81,19 @@ async def test_a_batch_is_one_statement(finder: Lookups) -> None:
     assert [field(f, "id") for f in found] == list(range(300))
 
 
+async def test_a_lookup_runs_on_the_clocks_of_the_rules(finder: Lookups) -> None:
+    query = "SELECT to_char(%(at)s::timestamptz, 'DD/MM HH24:MI') AS local FROM public.people LIMIT 1"
+    (found,) = await find(finder, query, [{"at": "2026-11-30T17:30:00+00:00"}])
+    assert field(found, "local") == "01/12 00:30"
+
+
 @pytest.mark.parametrize(
     ("written", "seen"),
     [
         ("date 'infinity'", "infinity"),
         ("date '0044-03-15 BC'", "0044-03-15 BC"),
         ("timestamptz '-infinity'", "-infinity"),
-        ("timestamptz '12000-01-01 00:00+00'", "12000-01-01 00:00:00+00"),
+        ("timestamptz '12000-01-01 00:00+00'", "12000-01-01 07:00:00+07"),
         ("time '24:00'", "24:00:00"),
         ("ARRAY[date 'infinity']", ["infinity"]),
         ("uuid '11111111-1111-1111-1111-111111111111'", "11111111-1111-1111-1111-111111111111"),
