@@ -287,6 +287,8 @@ def compare(left: object, op: str, right: object, left_label: str, right_label: 
         if isinstance(side, Undefined) or (side is None and op not in ("eq", "ne")):
             need(side, label)
     try:
+        if isinstance(left, str) != isinstance(right, str) and op in ("eq", "ne"):
+            return same(left, right) is (op == "eq")
         return bool(_COMPARISON[op](left, right))
     except TypeError:
         raise RenderError(f"{left_label} is {kind(left)} and {right_label} is {kind(right)}: neither is more") from None
@@ -315,7 +317,33 @@ def contains(value: object, container: object, label: str) -> bool:
     need(container, label)
     if not isinstance(container, list | tuple | range):
         raise RenderError(f"{label} is {kind(container)}, not a list")
-    return value in container
+    return value in container or any(
+        same(value, entry) for entry in container if isinstance(value, str) != isinstance(entry, str)
+    )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether a value of the file and one of a row are the same: `3` and `"3"` are, since columns may be text, and a
+    date of a lookup and the text that a captured row has it as, and two words that differ in nothing but their letters'
+    marks standing apart."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other or str(one).lower() == str(other).lower()
+    if isinstance(one, str) != isinstance(other, str) and one is not None and other is not None:
+        text, value = (one, other) if isinstance(one, str) else (other, one)
+        match value:
+            case Decimal() if value.is_finite():
+                # 3.00 of a numeric column is the code "3"
+                whole = value == value.to_integral_value()
+                return text == format(value, "f") or (whole and text == format(value, ".0f"))
+            case datetime():
+                try:
+                    return datetime.fromisoformat(text) == value
+                except ValueError:
+                    return False
+        return text == str(value)
+    if isinstance(one, str) and isinstance(other, str) and not (one.isascii() or other.isascii()):
+        return one == other or normalize("NFC", one) == normalize("NFC", other)
+    return bool(one == other)
 
 
 @pass_context

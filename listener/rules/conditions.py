@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
-from unicodedata import normalize
 
 from listener.errors import RenderError
 from listener.model import Change
 from listener.rules.schema import ColumnChange
+from listener.sandbox import same
 from listener.text import decimal
 
 _ABSENT = object()
@@ -130,23 +130,6 @@ def _stands(column: str, asked: ColumnChange) -> _Tests:
     if above is not None:
         tests += ((lambda m: m.after > above, f"{column} is not above {above}"),)
     return tests
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether a value of the file and one of a row are the same: `3` and `"3"` are, since columns may be text, and so
-    are two words that differ in nothing but their letters' marks standing apart."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other or str(one).lower() == str(other).lower()
-    if isinstance(one, str) != isinstance(other, str) and one is not None and other is not None:
-        text, value = (one, other) if isinstance(one, str) else (other, one)
-        if isinstance(value, Decimal) and value.is_finite():
-            # 3.00 of a numeric column is the code "3"
-            whole = value == value.to_integral_value()
-            return text == format(value, "f") or (whole and text == format(value, ".0f"))
-        return text == str(value)
-    if isinstance(one, str) and isinstance(other, str) and not (one.isascii() or other.isascii()):
-        return one == other or normalize("NFC", one) == normalize("NFC", other)
-    return bool(one == other)
 
 
 def _among(value: Any, asked: tuple[Any, ...]) -> bool:

@@ -142,6 +142,28 @@ def test_a_word_is_the_same_when_the_erp_keeps_its_marks_apart(when: str) -> Non
 
 
 @pytest.mark.parametrize(
+    "when",
+    [
+        "new.code == '7' and '7' == new.code and not new.code != '7'",
+        "new.code in ['6', '7'] and new.code is eq('7')",
+        "new.code != '07' and new.code not in ['x', none] and new.flag == 'true'",
+        "new.day == found.day and not new.day != found.day and found.day == '2026-11-22'",
+        "new.moment == found.moment and new.moment in [found.moment]",
+        "new.local == found.local and new.hour == found.hour and new.day != found.moment and 'x' != found.moment",
+    ],
+)
+def test_a_value_is_the_same_as_the_text_of_it(when: str) -> None:
+    """A captured row has a date as a text, a lookup as a date; a code is a number in one column and a text in another,
+    and is taken for the same by `change` too."""
+    captured = {"code": Decimal("7.00"), "flag": True, "day": "2026-11-22", "moment": "2026-11-22T03:00:00+00:00"}
+    captured |= {"local": "2026-11-22T10:00:00", "hour": "10:00:00"}
+    local = datetime(2026, 11, 22, 10)
+    vietnam = local.replace(tzinfo=ZoneInfo("Asia/Ho_Chi_Minh"))
+    found = {"day": local.date(), "moment": vietnam, "local": local, "hour": local.time()}
+    assert ENV.compile_expression(when).evaluate({"new": Row(captured), "found": Row(found)}) is True
+
+
+@pytest.mark.parametrize(
     ("source", "want"),
     [
         ("new.balance * 0.1", Decimal("9000.000")),
