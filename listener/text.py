@@ -223,7 +223,8 @@ def _segments(text: str, units: int, wide: frozenset[str], single: int, step: in
 MAX_DIGITS = 400
 """Numbers with more digits before or after the point are refused; PostgreSQL's double precision needs 308."""
 
-_NUMERIC = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?", re.ASCII)
+# A text 90.000 is ninety thousand to whoever typed it and ninety to a program: it is no amount to tell a customer.
+_NUMERIC = re.compile(r"(?![+-]?[1-9][0-9]{0,2}\.[0-9]{3}\Z)[+-]?[0-9]+(?:\.[0-9]*)?", re.ASCII)
 _ROUNDING = Context(prec=2 * MAX_DIGITS + 2, rounding=ROUND_HALF_UP)
 _SWAP_SEPARATORS = str.maketrans(",.", ".,")
 
@@ -231,7 +232,8 @@ _SWAP_SEPARATORS = str.maketrans(",.", ".,")
 def decimal(value: object) -> Decimal:
     """The exact number in a Decimal, an int or plain digits in a text ("1234567.00").
 
-    Raises RenderError for anything else: NULL, NaN, infinity, a float, a bool, or more digits than MAX_DIGITS.
+    Raises RenderError for anything else: NULL, NaN, infinity, a float, a bool, a text such as "90.000", or more digits
+    than MAX_DIGITS.
     The error never quotes the value, which may be personal.
     """
     match value:

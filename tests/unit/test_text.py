@@ -338,6 +338,8 @@ def test_bad_table_is_refused(row: tuple[int, ...]) -> None:
         pytest.param(0, "0 VND", id="F07"),
         pytest.param(123456789012345, "123.456.789.012.345 VND", id="F08"),
         ("1234567.00", "1.234.567 VND"),
+        ("1500.000", "1.500 VND"),
+        ("0.500", "1 VND"),
         (" -2.5 ", "-3 VND"),
         (Decimal("0.5"), "1 VND"),
         (Decimal("1E+6"), "1.000.000 VND"),
@@ -363,7 +365,8 @@ def test_number_with_places() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        None, True, 1.5, [], "", "abc", "1.234.567", "1,5", "NaN", "Infinity", "1e5", "٣", "0912345678x", "--1",
+        None, True, 1.5, [], "", "abc", "1.234.567", "90.000", " -1.500 ", "1,5",
+        "NaN", "Infinity", "1e5", "٣", "0912345678x", "--1",
         Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1E+400"), Decimal("1E-401"), "9" * 401,
         "9" * 900, Decimal("1E+999999"),
     ],
