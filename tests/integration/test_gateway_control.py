@@ -137,10 +137,16 @@ async def test_settings_change_at_run_time_all_or_none() -> None:
             {"latency": 5, "colour": 1},
             {"clock": 1},
             {"webhook": {}},
+            {"webhook": {"url": "http://127.0.0.1:1/", "copies": -1}},
+            {"latency": float("nan")},
+            {"per_second": -1},
+            {"block_seconds": float("inf")},
+            {"requests_kept": -1},
         ]
         for bad in refused:
             assert (await api.control("POST", "settings", bad)).status == 400
         assert api.gateway.state.settings.latency == 0
+        assert (await api.control("POST", "reset")).status == 200
 
 
 async def test_settings_are_shown_without_secrets() -> None:
@@ -187,8 +193,15 @@ async def test_a_port_refuses_and_opens_by_control() -> None:
         ("POST", "faults", {"action": {"kind": "earthquake"}}, 400),
         ("POST", "faults", {"action": {"kind": "answer", "status": 500}, "nht": 1}, 400),
         ("POST", "faults", {"action": {"kind": "answer", "status": 500}, "pattern": "("}, 400),
+        ("POST", "faults", {"action": {"kind": "answer", "status": 0}}, 400),
+        ("POST", "faults", {"action": {"kind": "answer", "status": 500, "headers": {"X": "a\r\nY: b"}}}, 400),
+        ("POST", "faults", {"action": {"kind": "answer", "status": 500, "content_type": "a\nb"}}, 400),
+        ("POST", "faults", {"action": {"kind": "delay", "seconds": float("nan")}}, 400),
+        ("POST", "faults", {"action": {"kind": "drip", "chunk": 0}}, 400),
+        ("POST", "faults", {"action": {"kind": "huge", "size": -1}}, 400),
         ("POST", "block", {"seconds": -1}, 400),
         ("POST", "clock", {"advance": -1}, 400),
+        ("POST", "clock", {"advance": 1e12}, 400),
         ("POST", "port", {"port": "third", "refuse": True}, 400),
         ("POST", "settings", None, 400),
     ],

@@ -21,15 +21,15 @@ Bytes are UTF-8 text, times are seconds. A body that does not fit: 400 `{"error"
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from aiohttp import web
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from listener.simulator.gateway.door import Door
 from listener.simulator.gateway.faults import Fault
 from listener.simulator.gateway.replies import dump
-from listener.simulator.gateway.settings import GatewaySettings, Port
+from listener.simulator.gateway.settings import GatewaySettings, Port, Seconds
 from listener.simulator.gateway.state import Counters, LedgerEntry, Request, State
 
 PREFIX = "/_control/"
@@ -40,14 +40,14 @@ _SECRETS: Any = {"token": True, "clock": True, "webhook": {"secret": True}}
 class _Block:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    seconds: Annotated[float, Field(ge=0)] | None = None
+    seconds: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Advance:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    advance: Annotated[float, Field(ge=0)]
+    advance: Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class _PortChange:
 
     port: Port
     refuse: bool
-    seconds: Annotated[float, Field(ge=0)] | None = None
+    seconds: Seconds | None = None
 
 
 _LEDGER = TypeAdapter(list[LedgerEntry])

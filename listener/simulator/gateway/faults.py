@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from listener.simulator.gateway.replies import HTML, JSON, Reply, errors, html_page
-from listener.simulator.gateway.settings import Port
+from listener.simulator.gateway.settings import Count, Port, Seconds
 
 TRUNCATED_JSON = b'{"code":"ok","ticket":{"ticket_id":'
 """A body that is whole for HTTP and cut for JSON."""
@@ -31,6 +31,8 @@ _DEFAULT_MESSAGES: Mapping[int, str] = {
     500: "Internal Server Error",
 }
 _PROXY_STATUSES = frozenset({502, 503, 504})
+# the HTTP server writes no control characters
+_HeaderText = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$")]
 
 
 class Endpoint(StrEnum):
@@ -82,11 +84,11 @@ class Answer:
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
 
     kind: Literal["answer"] = "answer"
-    status: int
+    status: Annotated[int, Field(ge=100, le=999)]
     message: str | None = None
     body: bytes | None = None
-    content_type: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: _HeaderText | None = None
+    headers: Mapping[_HeaderText, _HeaderText] = field(default_factory=dict)
     after_effect: bool = False
 
     def reply(self) -> Reply:
@@ -112,7 +114,7 @@ class Delay:
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
 
     kind: Literal["delay"] = "delay"
-    seconds: float
+    seconds: Seconds
     after_effect: bool = False
 
 
@@ -126,8 +128,8 @@ class Drip:
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
 
     kind: Literal["drip"] = "drip"
-    chunk: int = 1
-    interval: float = 0.3
+    chunk: Annotated[int, Field(ge=1)] = 1
+    interval: Seconds = 0.3
     forever: bool = False
 
 
@@ -160,7 +162,7 @@ class Huge:
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
 
     kind: Literal["huge"] = "huge"
-    size: int = 2 * 1024**3
+    size: Count = 2 * 1024**3
     gzip: bool = False
 
 
@@ -171,8 +173,8 @@ class ManyHeaders:
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
 
     kind: Literal["many_headers"] = "many_headers"
-    count: int = 1000
-    size: int = 8000
+    count: Count = 1000
+    size: Count = 8000
 
 
 Action = Annotated[Answer | Delay | Drip | Break | Garbage | Huge | ManyHeaders, Field(discriminator="kind")]

@@ -4,9 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
+
+# What the control API may be told. Thirty years at most, since dates end and the API writes them.
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Port(StrEnum):
@@ -72,13 +76,13 @@ class WebhookSettings:
     url: str
     secret: str | None = field(default=None, repr=False)
     """Key of the signature; without one no signature header is sent (assumed)."""
-    delay: float = 0.0
+    delay: Seconds = 0.0
     """Seconds before each event is sent."""
-    copies: int = 1
+    copies: Count = 1
     """How often each event is sent."""
-    reorder: int = 1
+    reorder: Annotated[int, Field(ge=1)] = 1
     """Events collected before they are sent, newest first; 1 keeps the order."""
-    drop: float = 0.0
+    drop: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability that an event is not sent at all."""
     mis_sign: bool = False
     """Sign with a wrong key."""
@@ -99,17 +103,17 @@ class GatewaySettings:
     """Whether `GET services` names the SMS services; undocumented for the real API."""
     zns_templates: tuple[int, ...] = (301,)
 
-    per_second: int | None = 15
+    per_second: Count | None = 15
     """Calls admitted in any sliding second; None switches this window off."""
-    per_hour: int | None = 54_000
+    per_hour: Count | None = 54_000
     """Calls admitted in any sliding hour; None switches this window off."""
-    refusals_before_block: int = 20
+    refusals_before_block: Count = 20
     """429s in a row that are still 429; the next refused call starts the block. The docs also allow 21."""
-    block_seconds: float = 900.0
+    block_seconds: Seconds = 900.0
     block_mode: BlockMode = BlockMode.FIXED
-    block_message_minutes: int = 15
+    block_message_minutes: Count = 15
     """The minutes the block's message names, whatever the block's true length."""
-    retry_after: int | None = None
+    retry_after: Count | None = None
     """Seconds in a `Retry-After` header on every 429; the docs know no such header."""
 
     unknown_ticket: UnknownTicket = UnknownTicket.REFUSE
@@ -118,15 +122,15 @@ class GatewaySettings:
     """HTTP status of a refused body; the JSON says `errors` either way."""
     contact_miss_status: Literal[200, 404] = 200
     ticket_miss_status: Literal[404, 500] = 404
-    sms_max: int = 1000
+    sms_max: Count = 1000
     """Longest content in Unicode code points."""
-    latency: float = 0.0
+    latency: Seconds = 0.0
     """Seconds between the effect of a call that no fault strikes and its answer; refusals come at once."""
 
-    first_ticket_id: int = 1_000_001
-    first_ticket_no: int = 1
-    first_contact_id: int = 5_000_001
-    requests_kept: int = 100_000
+    first_ticket_id: Count = 1_000_001
+    first_ticket_no: Count = 1
+    first_contact_id: Count = 5_000_001
+    requests_kept: Count = 100_000
     """Length of the request log; the oldest entries go first. Takes effect at a reset."""
     webhook: WebhookSettings | None = None
     clock: Callable[[], float] = field(default_factory=steady_clock, repr=False)
