@@ -34,6 +34,7 @@ _REPLACEMENTS = {
     "\uff40": "'",  # the full-width backtick, which is no more GSM-7 than the plain one
     "…": "...",
     "×": "x",
+    **dict.fromkeys("⁄∕", "/"),
     "₫": "VND",
     "ð": "đ",
     "Ð": "Đ",
@@ -74,6 +75,9 @@ class _Cleaning(_Translation):
         return char
 
 
+# where a character was that has no plain form; `clean` leaves none in a text
+_LOST = "\0"
+_LOST_BETWEEN_DIGITS = re.compile(rf"(?<=[0-9]){_LOST}+(?=[0-9])")
 _PLAIN_FORMS = {"đ": "d", "Đ": "D", "€": "EUR", "²": "2", "³": "3"}
 
 
@@ -83,7 +87,8 @@ class _Unaccenting(_Translation):
         # And 16 m³ of water or 50 m² of land would become 16 m and 50 m.
         if char in _PLAIN_FORMS:
             return _PLAIN_FORMS[char]
-        return "".join(part for part in unicodedata.normalize("NFD", char) if part in PLAIN)
+        plain = "".join(part for part in unicodedata.normalize("NFD", char) if part in PLAIN)
+        return plain if plain or unicodedata.combining(char) else _LOST
 
 
 _CLEANING = _Cleaning()
@@ -102,8 +107,12 @@ def clean(s: str) -> str:
 
 
 def unaccent(s: str) -> str:
-    """`clean`, then ASCII that is also GSM-7: letters lose their marks, `€` becomes EUR, m³ m3, the rest is dropped."""
-    return clean(s).translate(_UNACCENTING)
+    """`clean`, then ASCII that is also GSM-7: letters lose their marks, `€` becomes EUR, m³ m3, the rest is dropped.
+
+    Between two digits it leaves a blank: a price that went 100→90 did not become 10090.
+    """
+    plain = clean(s).translate(_UNACCENTING)
+    return _LOST_BETWEEN_DIGITS.sub(" ", plain).replace(_LOST, "") if _LOST in plain else plain
 
 
 def shorten(s: str, n: int) -> str:
