@@ -52,4 +52,10 @@ _LONG_NUMBER = re.compile(rf"\+?\d[\d{_BETWEEN}]{{6,}}\d")
 
 def mask_numbers(text: str) -> str:
     """Somebody else's words, of which any long number may be a phone, without the middle of each."""
-    return _LONG_NUMBER.sub(lambda m: f"{m[0][:3]}***{m[0][-3:]}" if sum(map(str.isdigit, m[0])) >= 9 else "***", text)
+    # A bracket ends a number, but stands in many a phone: (0912) 345 678.
+    return _LONG_NUMBER.sub(_without_middle, mask_phones(text))
+
+
+def _without_middle(number: re.Match[str]) -> str:
+    digits = sum(map(str.isdigit, number[0]))
+    return f"{number[0][:3]}***{number[0][-3:]}" if digits >= 9 else "***"

@@ -49,6 +49,9 @@ def test_the_gateways_words_are_one_short_line(message: str) -> None:
     [
         ("phone 0980000000 is bad", "phone 098***000 is bad"),
         ("+84 98 000 0000!", "+84***000!"),
+        ("khách (0912) 345 678 gọi", "khách (091***678 gọi"),
+        ("(0912)345-678", "(091***678"),
+        ("error 400 (12345)", "error 400 (12345)"),
         # too short to show both ends of
         ("no 3812 3456", "no ***"),
         ("line one\r\nline two\x00", "line one line two"),
