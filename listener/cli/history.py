@@ -56,7 +56,7 @@ async def why(asked: str, language: str, reveal: bool, output: str) -> None:
         if timeline.cut:
             click.echo("older changes are left out", err=True)
     if not told:
-        reason = phones.normalise(asked, migrate_old=True)
+        reason = phones.normalise(asked)
         told_why = (
             f" ({phones.reason_text(reason)})" if isinstance(reason, phones.BadPhone) and asked[:1] in "+0" else ""
         )

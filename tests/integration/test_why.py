@@ -206,8 +206,10 @@ async def test_a_failing_request_is_told_with_its_reason(erp_database: str, rule
 
 async def test_nothing_known(erp_database: str, rules: str) -> None:
     async with open_world(erp_database, rules=rules) as world:
+        moved = "this old 11-digit number was replaced in 2018 and may be someone else's now; its new form is 039***678"
         for asked, told in (
             ("0980000000", "nothing is known of this phone or key\n"),
+            ("0169 234 5678", f"nothing is known of this phone or key ({moved})\n"),
             ("no such key", "nothing is known of this phone or key\n"),
             ("024 3825 1234", "nothing is known of this phone or key (this is a landline, which cannot receive SMS)\n"),
         ):
