@@ -10,6 +10,8 @@ from listener.errors import ListenerError
 from listener.rules.ruleset import RuleSet
 from listener.settings import Settings
 
+MEND = "mend rules.yaml or the table"
+
 
 async def captures(conn: Connection, rules: RuleSet, settings: Settings) -> list[capture.Capture]:
     """What every watch of the rules needs in the database. Raises `ListenerError` with all that is missing."""
@@ -31,12 +33,13 @@ async def captures(conn: Connection, rules: RuleSet, settings: Settings) -> list
 async def gaps(conn: Connection, rules: RuleSet, settings: Settings) -> list[str]:
     """What capture lacks of what the rules need, a line each; while there is one, changes may go by unseen.
 
-    What is there and not needed is no gap, nor is a right of others that is missing.
+    What is there and not needed is no gap, nor is a right of others that is missing. Each begins with what is to be
+    done: a table or column that is not there is not for `install` to mend.
     """
     try:
         steps = await capture.differences(conn, await captures(conn, rules, settings))
     except ListenerError as error:
-        return str(error).splitlines()
+        return [f"{MEND}: {fault}" for fault in str(error).splitlines()]
     return [f"{step.step.value} {step.what}" for step in steps if step.step not in capture.HARMLESS]
 
 

@@ -18,7 +18,7 @@ import structlog
 from listener import accounts, capture, migrations, notify, rights
 from listener.database import LOST, Connection, Link, end_frozen
 from listener.errors import Fault, ListenerError, RulesError, describe
-from listener.installation import captures, install
+from listener.installation import MEND, captures, install
 from listener.messages import to_json
 from listener.model import Mode
 from listener.queries import load
@@ -138,7 +138,7 @@ class Rulebook:
     async def _bring_into_force(self, rules: RuleSet, source: str) -> None:
         """Only once every trigger captures what these rules need; until then it is tried at every look."""
         async with self._link.use() as conn:
-            lacking = [(what, _INSTALL) for what in await make_ready(conn, rules, self._settings)]
+            lacking = await make_ready(conn, rules, self._settings)
             try:
                 _check_tokens(rules, self._settings)
             except ListenerError as error:
@@ -197,8 +197,8 @@ async def open_rulebook(settings: Settings, link: Link) -> Rulebook:
             row = {"version": version, "source": source}
         rules = _compiled(row["source"], settings.rules, row["version"])
         _check_tokens(rules, settings)
-        for lack in await make_ready(conn, rules, settings):
-            log.error("capture_differs", what=lack, cure=_INSTALL)
+        for lack, cure in await make_ready(conn, rules, settings):
+            log.error("capture_differs", what=lack, cure=cure)
         for weakness in await capture.warnings(conn, [], doorbell=settings.doorbell):
             log.warning("database_is_weak", what=weakness)
     return Rulebook(settings, link, rules, digest)
@@ -212,20 +212,23 @@ async def register(conn: Connection, source: str) -> int:
     return int(row["version"])
 
 
-async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> list[str]:
-    """Rows for new accounts; triggers where that is allowed. Returns what capture still lacks, in words."""
+async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> list[tuple[str, str]]:
+    """Rows for new accounts; triggers where that is allowed. Returns what capture still lacks, in words, and a cure."""
     await accounts.add(conn, list(rules.rules.accounts))
+    try:
+        found = await captures(conn, rules, settings)
+    except ListenerError as error:
+        return [(fault, MEND) for fault in str(error).splitlines()]
     try:
         if settings.auto_install:
             await install(conn, rules, settings, _say_installed)
-        found = await captures(conn, rules, settings)
         steps = await capture.differences(conn, found)
     except ListenerError as error:
-        return str(error).splitlines()
+        return [(fault, _INSTALL) for fault in str(error).splitlines()]
     needs = [need for need in await rights.needs_of(conn, rules.rules, found) if need.must]
     refused = await rights.refused(conn, conn.info.user, needs)
-    return [f"{s.what} is not as these rules need it" for s in steps if s.step not in capture.HARMLESS] + [
-        f"{conn.info.user} may not do this: {need.what}; {cure}" for need, cure in refused
+    return [(f"{s.what} is not as these rules need it", _INSTALL) for s in steps if s.step not in capture.HARMLESS] + [
+        (f"{conn.info.user} may not do this: {need.what}; {cure}", _INSTALL) for need, cure in refused
     ]
 
 

@@ -148,7 +148,7 @@ async def verify(rules_path: Path | None, output: str) -> None:
             did = "can" if t["did"] == rights.Did.WORKED else "cannot"
             click.echo(f"{t['role']} {did} {t['what']}" + (f": {t['why']}" if t["why"] else ""))
     if found["faults"]:
-        raise fail("the rules and the tables do not fit; mend rules.yaml or the table", 1)
+        raise fail(f"the rules and the tables do not fit; {installation.MEND}", 1)
     if found["steps"]:
         raise fail("the database is not as the rules want it; run `listener db install`", 1)
     if wrong:

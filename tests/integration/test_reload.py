@@ -157,6 +157,15 @@ async def test_rules_that_need_another_column_wait_for_the_install(database: str
         assert world.arrived() == ["first", "second 2"]
 
 
+async def test_rules_that_name_a_column_wrongly_are_to_be_mended_not_installed(database: str) -> None:
+    async with open_world(database) as world, world.service():
+        world.use_rules(rules_text().replace('"{{ new.body }}"', '"{{ new.bodi }}"'))
+        await world.until("SELECT faults <> '[]' FROM listener.fleet", seconds=5)
+        (fault,) = (await world.one("SELECT faults FROM listener.fleet"))["faults"]
+        assert "has no column bodi; did you mean body?" in fault["message"]
+        assert fault["hint"] == "mend rules.yaml or the table"
+
+
 async def test_changes_that_were_captured_for_the_rules_to_come_wait_for_them(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

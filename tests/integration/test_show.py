@@ -138,6 +138,14 @@ async def test_status_names_what_holds_and_what_is_not_captured(erp_database: st
         assert (found["capture_failures"], found["capture_failures_new"]) == (1, 1)
 
 
+async def test_status_does_not_send_to_the_install_for_what_it_cannot_mend(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text()) as world:
+        await world.once()
+        await world.db.execute("ALTER TABLE public.notes RENAME body TO words")
+        said = (await verb(world.environment(), "status")).out
+        assert "mend rules.yaml or the table: watch note: public.notes has no column body" in said, said
+
+
 async def test_the_tally_is_folded_without_changing_what_it_says(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         for n in range(40):
