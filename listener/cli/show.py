@@ -1,5 +1,6 @@
 """`listener messages`, `message`, `status`: what happened and what waits."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -83,7 +84,7 @@ async def status(output: str) -> None:
         "muted changes": now["muted"] or "none",
         "replicas": now["replicas"] or "none: start `listener run`",
         "rules": f"version {said['version'] or '-'}, in force since {shown(said['loaded_at'])}"
-        + ("" if said["ok"] else f", the file now has {counted(len(said['faults']), 'fault')} (run `listener check`)"),
+        + _refused(said["faults"]),
     }
     for name, value in lines.items():
         click.echo(f"{name:17} {value}")
@@ -124,6 +125,11 @@ def _failures(ever: int, new: int) -> str:
     if not ever:
         return "none"
     return f"{ever}, {new} of them new" if new else f"{ever}, all taken note of on the page"
+
+
+def _refused(faults: Sequence[object]) -> str:
+    # with --db: a fault of the file may be one that only the database knows
+    return f", the file now has {counted(len(faults), 'fault')} (run `listener check --db`)" if faults else ""
 
 
 def _end(until: datetime | None) -> str:

@@ -15,6 +15,7 @@ from listener.errors import RulesError
 from listener.matching import Matcher
 from listener.model import Change
 from listener.rules.ruleset import RuleSet
+from tests.support.verbs import verb
 from tests.support.world import PATIENCE, World, open_world, rules_text
 
 OTHER = rules_text().replace('"{{ new.body }}"', '"new: {{ new.body }}"')
@@ -164,6 +165,10 @@ async def test_rules_that_name_a_column_wrongly_are_to_be_mended_not_installed(d
         (fault,) = (await world.one("SELECT faults FROM listener.fleet"))["faults"]
         assert "has no column bodi; did you mean body?" in fault["message"]
         assert fault["hint"] == "mend rules.yaml or the table"
+        said = (await verb(world.environment(), "status")).out
+        assert "the file now has 1 fault (run `listener check --db`)" in said, said
+        checked = await verb(world.environment(), "check", "--db")
+        assert (checked.code, "has no column bodi" in checked.out) == (1, True), checked
 
 
 async def test_changes_that_were_captured_for_the_rules_to_come_wait_for_them(
