@@ -46,6 +46,8 @@ _KNOWN = tuple(
          "dữ liệu ghi nhận không có cột {c}; nếu bảng có cột này, hãy chạy `listener db install`"),
         ('{r!} has no column "{c}"', '{r!} không có cột "{c}"'),
         ("did you mean {x}?", "có phải ý bạn là {x}?"),
+        ("its accents are put together otherwise there: copy the name from here, {x}",
+         "dấu của tên ở đó được ghép theo cách khác: hãy chép tên từ đây, {x}"),
         ("the row before the change is not known here", "ở đây không biết dòng dữ liệu trước khi đổi"),
         ("{x!} is NULL", "{x!} để trống (NULL)"),
         ("lookup {l} found no row", "lookup {l} không tìm thấy dòng nào"),

@@ -1,9 +1,10 @@
 """Small helps for sentences that people read."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from difflib import get_close_matches
+from unicodedata import normalize
 from zoneinfo import ZoneInfo
 
 # the clocks that people are shown times by; the database and JSON keep theirs with the zone
@@ -23,10 +24,21 @@ def nearest(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | 
     return as_written[near[0]] if near else None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the end of a message, or nothing."""
+def alike(word: str, known: Collection[str]) -> str:
+    """`did you mean X?`, or nothing. Two that differ in nothing to the eye (nor in SQL's quotes) are told apart."""
+    letters = word.replace('"', "")
+    for name in known:
+        other = name.replace('"', "")
+        if other != letters and normalize("NFC", other) == normalize("NFC", letters):
+            return f"its accents are put together otherwise there: copy the name from here, {name}"
     near = nearest(word, known)
-    return f"; did you mean {near}?" if near else ""
+    return f"did you mean {near}?" if near else ""
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """The same for the end of a message."""
+    hint = alike(word, known)
+    return f"; {hint}" if hint else ""
 
 
 def counted(n: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from unicodedata import normalize
 from listener.model import Op
 from listener.rules.snippets import parameters
 from listener.rules.source import Keys
-from listener.words import nearest
+from listener.words import alike, nearest
 
 RESERVED = frozenset({"old", "new", "op", "at", "key"})
 """Names that expressions hold already."""
@@ -58,16 +58,7 @@ def findings(data: dict[str, Any]) -> Iterator[Finding]:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """A hint: the known name most like `word`, or all of them when they are few."""
     names = list(islice(known, _MANY))
-    return _alike(word, names) or (f"known: {', '.join(names)}" if 0 < len(names) <= 12 else "")
-
-
-def _alike(word: str, names: list[str]) -> str:
-    """A hint to the one of `names` that is meant, or nothing. Two that differ in nothing to the eye are told apart."""
-    letters = normalize("NFC", word)
-    if twin := next((name for name in names if normalize("NFC", name) == letters), None):
-        return f"its accents are put together otherwise there: copy the name from here, {twin}"
-    near = nearest(word, names)
-    return f"did you mean {near}?" if near else ""
+    return alike(word, names) or (f"known: {', '.join(names)}" if 0 < len(names) <= 12 else "")
 
 
 def written(word: str) -> str:
@@ -170,7 +161,7 @@ def _rule(keys: Keys, rule: dict[str, Any], defaults: dict[str, Any], data: dict
         for column in change:
             if column not in columns:
                 message = f"watch {written(rule['on'])} does not look at column {written(column)}"
-                hint = _alike(column, columns[:_MANY]) or f"add it to {_at(rule)}"
+                hint = alike(column, columns[:_MANY]) or f"add it to {_at(rule)}"
                 yield Finding(keys=(*keys, "change", column), message=message, hint=hint, key=True)
     accounts = mapping(data.get("accounts"))
     if "account" not in rule and "account" not in defaults and len(accounts) > 1:

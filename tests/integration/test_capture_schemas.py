@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
+from unicodedata import normalize
 
 import psycopg
 import pytest
@@ -245,6 +246,12 @@ async def test_what_is_no_table_is_said_so(erp: Erp, table: str, said: str) -> N
                      CREATE TEMP TABLE scratch (id int PRIMARY KEY)""")
     with pytest.raises(ListenerError, match=said.replace("?", r"\?")):
         await find_table(erp.db, table)
+
+
+async def test_a_table_whose_accents_are_put_together_otherwise_is_told_apart(erp: Erp) -> None:
+    await erp.run('CREATE TABLE public."LịchHẹn" (id int PRIMARY KEY)')
+    with pytest.raises(ListenerError, match=r'put together otherwise there: .*, public\."LịchHẹn"'):
+        await find_table(erp.db, normalize("NFD", 'public."LịchHẹn"'))
 
 
 async def test_a_table_without_a_key_needs_one_named(erp: Erp) -> None:
