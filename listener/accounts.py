@@ -50,7 +50,7 @@ def access(name: str, account: Account, environ: Mapping[str, str] = os.environ)
     """
     if account.token_file is not None:
         try:
-            token = Path(account.token_file).read_text(encoding="utf-8").strip()
+            token = Path(account.token_file).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ListenerError(f"account {name}: token_file cannot be read ({type(error).__name__})") from None
         where = "token_file"

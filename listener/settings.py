@@ -68,7 +68,7 @@ class Settings:
         While the file cannot be read the last one holds."""
         if path := self.files.get(secret):
             with suppress(OSError, UnicodeDecodeError):
-                if value := path.read_text(encoding="utf-8").strip():
+                if value := path.read_text(encoding="utf-8-sig").strip():
                     return value
         known: str | None = getattr(self, secret)
         return known
@@ -102,7 +102,7 @@ def secret(environ: Mapping[str, str], name: str) -> str | None:
         # A line end stays at the end of a variable out of a file of Windows; nobody can type it at the page.
         return environ.get(name, "").strip() or None
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         where = f"{name}_FILE" if environ.get(f"{name}_FILE") else f"{name} of the credentials directory"
         raise UsageError(f"{where}: cannot read that file ({type(error).__name__})") from None

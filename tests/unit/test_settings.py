@@ -59,6 +59,21 @@ def test_a_line_end_after_a_secret_is_none_of_it() -> None:
     assert access("main", account(), {"CARESOFT_TOKEN": "secret\r\n"}).token == "secret"
 
 
+def test_a_byte_order_mark_before_a_secret_is_none_of_it(tmp_path: Path) -> None:
+    """Windows' editors begin a file with one, which nobody sees, and nobody can type at the page."""
+    file, url = tmp_path / "token", tmp_path / "url"
+    file.write_bytes(b"\xef\xbb\xbfsecret\r\n")
+    url.write_bytes(b"\xef\xbb\xbfpostgresql://db/erp\r\n")
+    environ = {"CARESOFT_TOKEN_FILE": str(file), "LISTENER_DATABASE_URL_FILE": str(url)}
+    environ["LISTENER_ADMIN_TOKEN_FILE"] = str(file)
+    settings = read_settings(environ)
+    assert (settings.database_url, settings.admin_token) == ("postgresql://db/erp", "secret")
+    assert (settings.fresh("database_url"), settings.fresh("admin_token")) == ("postgresql://db/erp", "secret")
+    assert access("main", account(), environ).token == "secret"
+    by_file = Account.model_validate({"domain": "acme", "token_file": str(file), "service_id": 12})
+    assert access("main", by_file).token == "secret"
+
+
 def test_a_secret_out_of_a_file_is_read_anew(tmp_path: Path) -> None:
     file, url = tmp_path / "token", tmp_path / "url"
     file.write_text("first")
