@@ -21,7 +21,7 @@ from listener.caresoft import CareSoft, Comment
 from listener.database import LOST, Connection, Link
 from listener.errors import ListenerError, OutOfReachError, describe
 from listener.messages import spacing
-from listener.model import Accepted, Lease, LockedOut, Outcome, RateLimited, Unauthorized, Unreachable
+from listener.model import Accepted, Lease, LockedOut, NotSent, Outcome, RateLimited, Unauthorized, Unreachable
 from listener.pacing import Punctuality
 from listener.queries import load
 from listener.rules import Account
@@ -90,6 +90,10 @@ class Reconciler:
             access, row["ticket_sent"], in_time=lambda: self._punctuality.in_time(monotonic() - asked_at)
         )
         async with self._link.use() as conn:
+            if isinstance(found, NotSent):
+                # Nobody looked; and only by trying again is it learned how late requests usually are.
+                await conn.execute(SQL["not_looked"], {"id": row["id"], "lease": row["lease"]})
+                return
             if not isinstance(found, tuple):
                 await _refused(conn, name, row["lease"], began, found, accounts.token_print(access.token))
                 return

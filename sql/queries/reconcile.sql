@@ -37,6 +37,11 @@ SELECT t.*, a.leased_at, w.since, w.until
  CROSS JOIN LATERAL (SELECT min(x.leased_at) AS since, max(coalesce(x.ended_at, x.leased_at)) AS until
                        FROM listener.attempt x WHERE x.message_id = t.id) AS w;
 
+-- name: not_looked
+-- A look whose request was not sent is none: the next one is due at once.
+UPDATE listener.message SET looks = looks - 1, look_at = clock_timestamp()
+ WHERE id = %(id)s AND lease = %(lease)s AND state = 'unknown' AND looks > 0;
+
 -- name: others
 -- Texts of other messages that are, or may be, written on the same ticket in that time.
 SELECT text FROM listener.message

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from listener import reconcile
 from listener.caresoft import Comment, read_comments
 from listener.model import LockedOut, Misconfigured, RateLimited, Unauthorized, Unknown
+from listener.pacing import Punctuality
 from listener.reconcile import ZONES, is_written
 from listener.simulator.gateway import Answer, Break, Endpoint, Fault, Moment, Request
 from tests.support.world import PHONE, World, open_world, rules_text
@@ -47,6 +49,26 @@ async def test_a_message_whose_answer_was_lost_is_found_on_its_ticket(erp_databa
             "SELECT extract(epoch FROM look_at - clock_timestamp())::float8 AS s FROM listener.message"
         )
         assert 0 < again["s"] <= 30
+
+
+async def test_a_look_that_came_too_late_to_be_sent_is_none(erp_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the database is far away, until that is usual."""
+    in_time = iter([False, False])
+
+    class Late(Punctuality):
+        def in_time(self, age: float) -> bool:
+            return next(in_time, super().in_time(age))
+
+    monkeypatch.setattr(reconcile, "Punctuality", Late)
+    async with open_world(erp_database) as world:
+        number = ticket(world)
+        await world.note("a", "one", ticket=number)
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_EFFECT), endpoint=Endpoint.SMS))
+        async with world.service():
+            async with asyncio.timeout(10):
+                while not asked(world):
+                    await asyncio.sleep(0.02)
+        assert (await world.one("SELECT looks FROM listener.message"))["looks"] == 1
 
 
 async def test_it_is_looked_for_a_few_times_and_then_left_to_a_person(erp_database: str) -> None:
