@@ -81,7 +81,8 @@ def _told(error: BaseException) -> tuple[str, int]:
             return words, OutOfReachError.exit_code
         case psycopg.errors.InsufficientPrivilege():
             return f"the database refuses: {error.diag.message_primary}", 1
-        case psycopg.errors.UndefinedTable():
+        # Of an older version, too: each verb knows what it asks of the rules itself.
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction():
             return "the database has no `listener` schema of this version; run `listener db install` once", 1
         case _:
             return _in_short(error), 1

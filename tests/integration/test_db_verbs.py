@@ -297,6 +297,13 @@ def test_a_newer_or_changed_schema_is_not_touched(owner: Owner) -> None:
     assert result.exit_code == 1 and "is not the one of this program" in result.output
 
 
+def test_a_schema_of_an_older_version_is_told_with_its_cure(owner: Owner) -> None:
+    assert owner.listener("db", "install").exit_code == 0
+    owner.sql("DELETE FROM listener.migration WHERE number >= 5; ALTER TABLE listener.calendar DROP failing_since")
+    result = owner.listener("status")
+    assert result.exit_code == 1 and "run `listener db install` once" in result.output, result.output
+
+
 def test_an_upgrade_by_hand_waits_for_no_lock_for_as_long_as_the_triggers_do(owner: Owner) -> None:
     assert "lock_timeout = '5s'" in owner.listener("db", "sql").stdout
     assert owner.listener("db", "install").exit_code == 0
