@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime
 from enum import StrEnum
+from time import monotonic
 from typing import Any
 
 from listener import accounts, messages, phones
@@ -20,6 +21,11 @@ from listener.queries import load
 from listener.words import did_you_mean, mask_numbers
 
 SQL = load("interventions")
+
+# of what a pause held, so many messages are let go of in one transaction
+AT_ONCE = 2000
+# seconds of a round of upkeep that may go into that
+_LETTING_GO = 4.0
 
 
 class Scope(StrEnum):
@@ -139,24 +145,35 @@ async def pause(conn: Connection, target: Target, *, reason: str, until: datetim
 
 
 async def resume(conn: Connection, target: Target, *, reason: str | None, by: str) -> int | None:
-    """Ends a pause and lets go of exactly what it held; returns how many messages, None if there was no such pause."""
+    """Ends a pause and lets go of exactly what it held; returns how many messages, None if there was no such pause.
+
+    Should it break off, the pause is over, and `let_go_left_behind` goes on.
+    """
     async with conn.transaction():
         await conn.execute(SQL["my_turn"], {})
         row = await (await conn.execute(SQL["resume"], {"target": target.scope, "value": target.value})).fetchone()
         if row is None:
             return None
-        released = await _let_on(conn, [row["id"]])
+        over = [row["id"]]
+        released = await _will_wait(conn, over)
+        more = await _let_on(conn, over)
         await _stop_accounts(conn)
         await audit(conn, by, "resume", {"target": str(target)}, released, reason)
+    while more:
+        async with conn.transaction():
+            await conn.execute(SQL["my_turn"], {})
+            more = await _let_on(conn, over)
     return released
 
 
 async def end_pauses(conn: Connection) -> None:
-    """Ends those whose time is over."""
+    """Ends those whose time is over; what many messages are held by, `let_go_left_behind` lets go of the rest of."""
     async with conn.transaction():
         await conn.execute(SQL["my_turn"], {})
         over = await (await conn.execute(SQL["ended_pauses"], {})).fetchall()
-        released = await _let_on(conn, [r["id"] for r in over])
+        numbers = [r["id"] for r in over]
+        released = await _will_wait(conn, numbers)
+        await _let_on(conn, numbers)
         await _stop_accounts(conn)
         names = [str(Target(scope=Scope(r["target"]), value=r["value"])) for r in over]
         if names:
@@ -164,8 +181,10 @@ async def end_pauses(conn: Connection) -> None:
 
 
 async def let_go_left_behind(conn: Connection) -> None:
-    """Lets go of what a pause holds that is over: it came to it in a transaction that ended after the pause did."""
-    if gone := await (await conn.execute(SQL["gone_pauses"], {})).fetchall():
+    """Lets go, for a few seconds, of what a pause holds that is over: there was more than goes at once, or it came to
+    it in a transaction that ended after the pause did."""
+    end = monotonic() + _LETTING_GO
+    while monotonic() < end and (gone := await (await conn.execute(SQL["gone_pauses"], {})).fetchall()):
         async with conn.transaction():
             await conn.execute(SQL["my_turn"], {})
             await _let_on(conn, [row["id"] for row in gone])
@@ -191,13 +210,22 @@ async def _id(conn: Connection, query: str, args: Mapping[str, Any]) -> int:
     return int(row["id"])
 
 
-async def _let_on(conn: Connection, numbers: list[int]) -> int:
-    """Lets go of what these ended pauses held; returns how many messages wait again."""
-    args = {"pauses": numbers}
-    await conn.execute(SQL["lock_held_threads"], args)
-    rows = await (await conn.execute(SQL["let_on"], args)).fetchall()
-    await _requeue(conn, rows)
-    return sum(1 for row in rows if row["state"] == "waiting")
+async def _will_wait(conn: Connection, numbers: list[int]) -> int:
+    """How many messages these ended pauses held that no other one stops."""
+    row = await (await conn.execute(SQL["will_wait"], {"pauses": numbers})).fetchone()
+    assert row is not None
+    return int(row["n"])
+
+
+async def _let_on(conn: Connection, numbers: list[int]) -> bool:
+    """Lets go of what these ended pauses held, so many at once, oldest first so that threads stay in order: a
+    transaction of all of them would last longer than any may. Returns whether there may be more."""
+    args: dict[str, Any] = {"pauses": numbers, "limit": AT_ONCE}
+    args["ids"] = [row["id"] for row in await (await conn.execute(SQL["still_held"], args)).fetchall()]
+    threads = [row["id"] for row in await (await conn.execute(SQL["lock_threads"], args)).fetchall()]
+    await conn.execute(SQL["let_on"], args)
+    await messages.requeue(conn, threads)
+    return len(args["ids"]) == AT_ONCE
 
 
 async def _requeue(conn: Connection, rows: list[dict[str, Any]]) -> None:

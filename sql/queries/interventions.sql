@@ -198,14 +198,22 @@ WITH RECURSIVE holder(id) AS (
 )
 SELECT h.id FROM holder h WHERE h.id IS NOT NULL AND NOT EXISTS (SELECT FROM listener.pause p WHERE p.id = h.id);
 
--- name: lock_held_threads
-SELECT t.id FROM listener.thread t
- WHERE t.id IN (SELECT m.thread_id FROM listener.message m WHERE m.held_by = ANY(%(pauses)s::bigint[]))
- ORDER BY t.id FOR UPDATE;
+-- name: will_wait
+-- Of what those pauses held, what no other one stops.
+SELECT count(*) AS n FROM listener.message m
+ WHERE m.held_by = ANY(%(pauses)s::bigint[])
+   AND NOT EXISTS (SELECT FROM listener.pause p
+                    WHERE (p.target = 'rule' AND p.value = m.rule OR p.target = 'phone' AND p.value = m.phone)
+                      AND (p.until IS NULL OR p.until > clock_timestamp()))
+   AND NOT EXISTS (SELECT FROM listener.suppression s WHERE s.phone = m.phone);
+
+-- name: still_held
+SELECT id FROM listener.message WHERE held_by = ANY(%(pauses)s::bigint[]) ORDER BY id LIMIT %(limit)s;
 
 -- name: let_on
 -- Exactly what those pauses held; what another pause stops too is held by that one from now on.
-UPDATE listener.message SET state = 'waiting', reason = NULL WHERE held_by = ANY(%(pauses)s::bigint[]) RETURNING thread_id, state;
+UPDATE listener.message SET state = 'waiting', reason = NULL
+ WHERE id = ANY(%(ids)s::bigint[]) AND held_by = ANY(%(pauses)s::bigint[]);
 
 -- name: muted
 -- What can be released, the most first: not what `ticket.save` wrote, which is to trigger no rule.

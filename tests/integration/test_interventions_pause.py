@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from listener import pauses
+from listener.pauses import Scope, Target
 from listener.simulator.gateway import Answer, Break, Fault, Moment
 from tests.integration.test_interventions import say, state, world_with_gate
 from tests.support.world import PHONE, World, open_world, rules_text
@@ -148,6 +150,32 @@ async def test_a_message_that_two_pauses_stop_waits_for_both(erp_database: str) 
                 await say(world, "resume", *target)
             await world.settled()
             await world.until("SELECT state = 'accepted' FROM listener.messages")
+
+
+async def test_what_a_pause_of_many_held_is_let_go_a_part_at_a_time(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one transaction 300,000 took longer than upkeep may, so that a pause with an end never ended."""
+    monkeypatch.setattr(pauses, "AT_ONCE", 4, raising=False)
+    rule = Target(scope=Scope.RULE, value="note")
+    async with open_world(erp_database) as world:
+        await world.once()
+        for by_itself in (False, True):
+            await pauses.pause(world.db, rule, reason="x", until=None, by="test")
+            await world.notes([(f"t{n % 5}", f"{by_itself}.{n}") for n in range(10)])
+            await world.once()
+            held = (await world.one("SELECT count(*) AS n FROM listener.message WHERE state = 'held'"))["n"]
+            if by_itself:
+                await world.db.execute("UPDATE listener.pause SET until = now()")
+                await pauses.end_pauses(world.db)
+                await pauses.let_go_left_behind(world.db)
+            else:
+                assert await pauses.resume(world.db, rule, reason=None, by="test") == held
+            counted = await world.one("SELECT count FROM listener.audit WHERE verb = 'resume' ORDER BY id DESC LIMIT 1")
+            assert counted == {"count": held}
+            let_go = "SELECT count(*) AS n, count(DISTINCT xmin::text) AS parts FROM listener.message"
+            assert await world.one(f"{let_go} WHERE state = 'waiting'") == {"n": held, "parts": -(-held // 4)}
+            assert await world.one("SELECT count(next_at) AS n FROM listener.thread") == {"n": 5}
 
 
 async def test_a_retry_under_a_pause_is_one_decision_that_the_resume_carries_out(erp_database: str) -> None:
