@@ -43,7 +43,7 @@ _PASSING_CLASSES = ("08", "40", "53", "58")
 # What templates have no kind of value for is the text that a captured column of its type is.
 _TEXTS = (
     *("bytea", "cidr", "inet", "interval", "timetz", "uuid"),
-    *(f"{kind}{many}" for kind in ("int4", "int8", "num", "date", "ts", "tstz") for many in ("range", "multirange")),
+    *(of + kind for of in ("int4", "int8", "num", "date", "ts", "tstz") for kind in ("range", "multirange")),
 )
 
 

@@ -95,7 +95,7 @@ async def test_a_group_lasts_no_longer_than_max_wait(database: str) -> None:
 
 
 async def test_a_message_on_its_way_is_not_joined_but_followed(database: str) -> None:
-    async with open_world(database, rules=RULES + rule("coalesce: {wait: 1s}"), schema=SCHEMA) as world:
+    async with open_world(database, rules=RULES + rule("coalesce: {wait: 1m}"), schema=SCHEMA) as world:
         await set_amount(world, "A", 1)
         await world.once()
         await world.db.execute(
