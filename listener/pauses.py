@@ -147,47 +147,42 @@ async def pause(conn: Connection, target: Target, *, reason: str, until: datetim
 async def resume(conn: Connection, target: Target, *, reason: str | None, by: str) -> int | None:
     """Ends a pause and lets go of exactly what it held; returns how many messages, None if there was no such pause.
 
-    Should it break off, the pause is over, and `let_go_left_behind` goes on.
+    Should it break off once the pause is over, `end_pauses` goes on.
     """
     async with conn.transaction():
         await conn.execute(SQL["my_turn"], {})
         row = await (await conn.execute(SQL["resume"], {"target": target.scope, "value": target.value})).fetchone()
         if row is None:
             return None
-        over = [row["id"]]
-        released = await _will_wait(conn, over)
-        more = await _let_on(conn, over)
+        released = await _will_wait(conn, [row["id"]])
         await _stop_accounts(conn)
         await audit(conn, by, "resume", {"target": str(target)}, released, reason)
-    while more:
-        async with conn.transaction():
-            await conn.execute(SQL["my_turn"], {})
-            more = await _let_on(conn, over)
+    while await _let_on(conn):
+        pass
     return released
 
 
 async def end_pauses(conn: Connection) -> None:
-    """Ends those whose time is over; what many messages are held by, `let_go_left_behind` lets go of the rest of."""
+    """Ends those whose time is over, and lets go, for a few seconds, of what they and others that are over held."""
     async with conn.transaction():
         await conn.execute(SQL["my_turn"], {})
         over = await (await conn.execute(SQL["ended_pauses"], {})).fetchall()
-        numbers = [r["id"] for r in over]
-        released = await _will_wait(conn, numbers)
-        await _let_on(conn, numbers)
         await _stop_accounts(conn)
         names = [str(Target(scope=Scope(r["target"]), value=r["value"])) for r in over]
         if names:
+            released = await _will_wait(conn, [r["id"] for r in over])
             await audit(conn, "listener", "resume", {"targets": names}, released, "the pause's time was over")
+    end = monotonic() + _LETTING_GO
+    while await _let_on(conn) and monotonic() < end:
+        pass
 
 
 async def let_go_left_behind(conn: Connection) -> None:
-    """Lets go, for a few seconds, of what a pause holds that is over: there was more than goes at once, or it came to
-    it in a transaction that ended after the pause did."""
-    end = monotonic() + _LETTING_GO
-    while monotonic() < end and (gone := await (await conn.execute(SQL["gone_pauses"], {})).fetchall()):
+    """Lets go of what a pause holds that is gone: it came to it in a transaction that ended after the pause did."""
+    if gone := await (await conn.execute(SQL["gone_pauses"], {})).fetchall():
         async with conn.transaction():
             await conn.execute(SQL["my_turn"], {})
-            await _let_on(conn, [row["id"] for row in gone])
+            await _let_go(conn, [row["id"] for row in gone])
 
 
 async def pauses(conn: Connection) -> list[Pause]:
@@ -211,15 +206,28 @@ async def _id(conn: Connection, query: str, args: Mapping[str, Any]) -> int:
 
 
 async def _will_wait(conn: Connection, numbers: list[int]) -> int:
-    """How many messages these ended pauses held that no other one stops."""
+    """How many messages these ended pauses hold that no other one stops."""
     row = await (await conn.execute(SQL["will_wait"], {"pauses": numbers})).fetchone()
     assert row is not None
     return int(row["n"])
 
 
-async def _let_on(conn: Connection, numbers: list[int]) -> bool:
-    """Lets go of what these ended pauses held, so many at once, oldest first so that threads stay in order: a
-    transaction of all of them would last longer than any may. Returns whether there may be more."""
+async def _let_on(conn: Connection) -> bool:
+    """Lets go of a part of what ended pauses hold; returns whether there may be more.
+
+    A transaction of all of it could last longer than any may. Until the last part the pauses stand for everybody else,
+    so that what is new in a thread stays behind what is older.
+    """
+    async with conn.transaction():
+        await conn.execute(SQL["my_turn"], {})
+        over = [row["id"] for row in await (await conn.execute(SQL["lift"], {})).fetchall()]
+        more = await _let_go(conn, over)
+        await conn.execute(SQL["stand_on" if more else "be_gone"], {"pauses": over})
+    return more
+
+
+async def _let_go(conn: Connection, numbers: list[int]) -> bool:
+    """Lets go of what these pauses hold, so many messages at once, oldest first; returns whether there may be more."""
     args: dict[str, Any] = {"pauses": numbers, "limit": AT_ONCE}
     args["ids"] = [row["id"] for row in await (await conn.execute(SQL["still_held"], args)).fetchall()]
     threads = [row["id"] for row in await (await conn.execute(SQL["lock_threads"], args)).fetchall()]

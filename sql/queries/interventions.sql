@@ -154,7 +154,9 @@ ON CONFLICT (target, value) DO UPDATE
 RETURNING id;
 
 -- name: resume
-DELETE FROM listener.pause WHERE target = %(target)s AND value = %(value)s RETURNING id;
+UPDATE listener.pause SET until = since
+ WHERE target = %(target)s AND value = %(value)s AND (until IS NULL OR until > clock_timestamp())
+RETURNING id;
 
 -- name: pauses
 SELECT id, target, value, reason, until, since, who FROM listener.pause
@@ -186,10 +188,20 @@ RETURNING m.thread_id;
 
 -- name: ended_pauses
 -- Pauses whose time is over.
-DELETE FROM listener.pause WHERE until <= clock_timestamp() RETURNING id, target, value;
+UPDATE listener.pause SET until = since WHERE until > since AND until <= clock_timestamp() RETURNING id, target, value;
+
+-- name: lift
+-- Pauses that are over hold nothing in this transaction.
+UPDATE listener.pause SET until = '-infinity' WHERE until <= since RETURNING id;
+
+-- name: stand_on
+UPDATE listener.pause SET until = since WHERE id = ANY(%(pauses)s::bigint[]);
+
+-- name: be_gone
+DELETE FROM listener.pause WHERE id = ANY(%(pauses)s::bigint[]);
 
 -- name: gone_pauses
--- Pauses that are over and still hold something: it came to them in a transaction that ended after they did. From one to the
+-- Pauses that are gone and still hold something: it came to them in a transaction that ended after they did. From one to the
 -- next by the index, however much each of them holds.
 WITH RECURSIVE holder(id) AS (
     SELECT min(held_by) FROM listener.message WHERE held_by IS NOT NULL
@@ -199,12 +211,12 @@ WITH RECURSIVE holder(id) AS (
 SELECT h.id FROM holder h WHERE h.id IS NOT NULL AND NOT EXISTS (SELECT FROM listener.pause p WHERE p.id = h.id);
 
 -- name: will_wait
--- Of what those pauses held, what no other one stops.
+-- Of what those pauses hold, what no other one stops.
 SELECT count(*) AS n FROM listener.message m
  WHERE m.held_by = ANY(%(pauses)s::bigint[])
    AND NOT EXISTS (SELECT FROM listener.pause p
                     WHERE (p.target = 'rule' AND p.value = m.rule OR p.target = 'phone' AND p.value = m.phone)
-                      AND (p.until IS NULL OR p.until > clock_timestamp()))
+                      AND p.id <> ALL(%(pauses)s::bigint[]))
    AND NOT EXISTS (SELECT FROM listener.suppression s WHERE s.phone = m.phone);
 
 -- name: still_held

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from listener import pauses
-from listener.pauses import Scope, Target
+from listener.database import Connection
 from listener.simulator.gateway import Answer, Break, Fault, Moment
 from tests.integration.test_interventions import say, state, world_with_gate
+from tests.integration.test_races import RULE, new_matcher
 from tests.support.world import PHONE, World, open_world, rules_text
 
 TURNS = 60 if os.environ.get("LISTENER_LONG") else 3
@@ -152,30 +153,42 @@ async def test_a_message_that_two_pauses_stop_waits_for_both(erp_database: str) 
             await world.until("SELECT state = 'accepted' FROM listener.messages")
 
 
+@pytest.mark.parametrize("by_itself", [False, True])
 async def test_what_a_pause_of_many_held_is_let_go_a_part_at_a_time(
-    erp_database: str, monkeypatch: pytest.MonkeyPatch
+    erp_database: str, monkeypatch: pytest.MonkeyPatch, by_itself: bool
 ) -> None:
-    """In one transaction 300,000 took longer than upkeep may, so that a pause with an end never ended."""
-    monkeypatch.setattr(pauses, "AT_ONCE", 4, raising=False)
-    rule = Target(scope=Scope.RULE, value="note")
-    async with open_world(erp_database) as world:
+    """In one transaction 300,000 took longer than upkeep may, so that a pause with an end never ended. In between, what
+    is new stays behind what is older."""
+    monkeypatch.setattr(pauses, "AT_ONCE", 4)
+    async with open_world(erp_database) as world, new_matcher(world) as matcher:
         await world.once()
-        for by_itself in (False, True):
-            await pauses.pause(world.db, rule, reason="x", until=None, by="test")
-            await world.notes([(f"t{n % 5}", f"{by_itself}.{n}") for n in range(10)])
-            await world.once()
-            held = (await world.one("SELECT count(*) AS n FROM listener.message WHERE state = 'held'"))["n"]
-            if by_itself:
-                await world.db.execute("UPDATE listener.pause SET until = now()")
-                await pauses.end_pauses(world.db)
-                await pauses.let_go_left_behind(world.db)
-            else:
-                assert await pauses.resume(world.db, rule, reason=None, by="test") == held
-            counted = await world.one("SELECT count FROM listener.audit WHERE verb = 'resume' ORDER BY id DESC LIMIT 1")
-            assert counted == {"count": held}
-            let_go = "SELECT count(*) AS n, count(DISTINCT xmin::text) AS parts FROM listener.message"
-            assert await world.one(f"{let_go} WHERE state = 'waiting'") == {"n": held, "parts": -(-held // 4)}
-            assert await world.one("SELECT count(next_at) AS n FROM listener.thread") == {"n": 5}
+        await pauses.pause(world.db, RULE, reason="x", until=None, by="test")
+        await world.notes([(f"t{n % 5}", f"{n}") for n in range(10)])
+        await world.once()
+        if by_itself:
+            await world.db.execute("UPDATE listener.pause SET until = clock_timestamp()")
+        parts = 0
+        let_on = pauses._let_on
+
+        async def one_part(conn: Connection) -> bool:
+            nonlocal parts
+            more = await let_on(conn)
+            parts += 1
+            if parts == 1:
+                await world.note("t4", "10")
+                assert await matcher.look() == 1
+            return more
+
+        monkeypatch.setattr(pauses, "_let_on", one_part)
+        if by_itself:
+            await pauses.end_pauses(world.db)
+        else:
+            assert await pauses.resume(world.db, RULE, reason=None, by="test") == 10
+        assert await world.one("SELECT count FROM listener.audit WHERE verb = 'resume'") == {"count": 10}
+        let_go = "SELECT count(*) AS n, count(DISTINCT xmin::text) AS parts FROM listener.message"
+        assert await world.one(f"{let_go} WHERE state = 'waiting'") == {"n": 11, "parts": 3}
+        assert await world.one("SELECT count(*) AS n FROM listener.pause") == {"n": 0}
+        assert await world.one("SELECT count(next_at) AS n FROM listener.thread") == {"n": 5}
 
 
 async def test_a_retry_under_a_pause_is_one_decision_that_the_resume_carries_out(erp_database: str) -> None:
