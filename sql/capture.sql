@@ -8,6 +8,10 @@
 -- DISTINCT FROM) are not used. That is as safe as a pinned path and saves the ERP a tenth of what capture costs. Where
 -- a body holds what an admin wrote, or compares columns, its path is pinned.
 --
+-- Both sides of an operator have the very type it is for, and a number in quotes takes that of the other side: for any
+-- other pair (float8 * integer) PostgreSQL reads all operators of that name from its catalog, once in every connection: a
+-- quarter more for the ERP to pay for the first capture in each.
+--
 -- Not seen, because PostgreSQL runs no row trigger for it: TRUNCATE, and whatever a session does under
 -- `session_replication_role = replica`. While a trigger's WHEN names a column, PostgreSQL refuses to drop the column
 -- (unless with CASCADE, which drops the trigger) and to change its type: that is the ERP's upgrade being told, in time,
@@ -36,8 +40,8 @@ END
     END IF;
 
 -- name: late
-pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000
-        OPERATOR(pg_catalog.-) pg_catalog.pg_sequence_last_value('listener.promise')
+pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) '1000'
+        OPERATOR(pg_catalog.-) pg_catalog.pg_sequence_last_value('listener.promise')::pg_catalog.float8
 
 -- name: ring
 
@@ -45,9 +49,9 @@ pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.
     -- is a clock that was set back. Where nobody gave a sign of life for 10 s nobody is there to be rung. The outbox row
     -- came first, so that this transaction is already one of those the matcher waits for before it sleeps. Two conditions,
     -- for PL/pgSQL prepares all of one for every transaction, also what is not reached.
-    IF pg_catalog.abs({late} OPERATOR(pg_catalog.+) 2501) OPERATOR(pg_catalog.>) 2500 THEN
+    IF pg_catalog.abs({late} OPERATOR(pg_catalog.+) '2501') OPERATOR(pg_catalog.>) '2500' THEN
         -- A full queue would fail the ERP's COMMIT.
-        IF {late} OPERATOR(pg_catalog.<) 10000 AND pg_catalog.pg_notification_queue_usage() OPERATOR(pg_catalog.<) 0.5 THEN
+        IF {late} OPERATOR(pg_catalog.<) '10000' AND pg_catalog.pg_notification_queue_usage() OPERATOR(pg_catalog.<) '0.5' THEN
             PERFORM pg_catalog.pg_notify('listener', '');
         END IF;
     END IF;

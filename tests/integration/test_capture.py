@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from listener.database import Connection
 from listener.errors import ListenerError
 from tests.support.erp import Captured, Erp, open_erp
 
@@ -37,6 +38,28 @@ async def test_only_used_columns_of_a_real_change_are_captured(erp: Erp) -> None
     await watch_status(erp)
     await erp.run("UPDATE public.orders SET status = 'paid' WHERE id = 1")
     assert await erp.captured() == [("update", "1", row(1, "new"), row(1, "paid"))]
+
+
+async def test_the_first_capture_of_a_connection_reads_no_list_of_operators(erp: Erp) -> None:
+    await watch_status(erp, doorbell=True)
+    # a sign of life a second ago: then triggers ring
+    await erp.run("SELECT setval('listener.promise', (extract(epoch FROM clock_timestamp()) * 1000)::bigint - 1000)")
+    async with erp.session() as conn:
+        await conn.execute("UPDATE public.orders SET status = 'paid' WHERE id = 1")
+        for operator in "*-+><":
+            before = await _catalog_cache(conn)
+            # no operator is for just these types, so that now all of its name are read
+            await conn.execute(f"SELECT 1::float8 {operator} 1::int2".encode())
+            assert await _catalog_cache(conn) - before > 8_192, f"the capture had read all {operator}"
+    assert len(await erp.captured()) == 1
+
+
+async def _catalog_cache(conn: Connection) -> int:
+    """Bytes of what this connection keeps of the catalog."""
+    query = "SELECT used_bytes AS n FROM pg_backend_memory_contexts WHERE name = 'CacheMemoryContext'"
+    row = await (await conn.execute(query)).fetchone()
+    assert row is not None
+    return int(row["n"])
 
 
 @pytest.mark.parametrize(
