@@ -82,9 +82,10 @@ def reason_text(bad: BadPhone) -> str:
 
 
 def refusal(value: object, bad: BadPhone) -> str:
-    """The reason, and what stands there, masked, to find the customer by; nothing of what is too short to mask."""
-    told = isinstance(value, str | int | Decimal) and bad.suggestion is None
-    shown = mask_phone(str(value)) if told else "***"
+    """The reason, and what stands there, masked, to find the customer by; nothing of what is too short to mask, or too
+    long to be a phone."""
+    told = isinstance(value, int | Decimal) or (isinstance(value, str) and len(value) <= _MAX_LENGTH)
+    shown = mask_phone(str(value)) if told and bad.suggestion is None else "***"
     return f"{reason_text(bad)}; it reads {shown}" if shown != "***" else reason_text(bad)
 
 
