@@ -19,6 +19,8 @@ from listener.words import GAP, mask_numbers
 SQL = load("personal")
 DEEDS = load("interventions")
 
+_SOUGHT = ("messages", "threads", "changes")
+
 
 @dataclass(slots=True, kw_only=True)
 class Forgotten:
@@ -47,10 +49,11 @@ async def forget(conn: Connection, phone: str, *, by: str, reason: str | None) -
     async with conn.transaction():
         await conn.execute(DEEDS["my_turn"], {})
         await conn.execute(DEEDS["lock_matcher"], {})
-        # Once more, now that nothing new is made; what was found before is found again by its index.
-        args["ids"] = sorted({*args["ids"], *(r["id"] for r in await _rows(conn, "messages", args))})
-        threads = [row["id"] for row in await _rows(conn, "lock_threads", args)]
-        theirs = [row["id"] for row in await _rows(conn, "messages", args) if row["theirs"]]
+        # Once more, now that nothing new is made: what has come since, for a look at all would hold up the matcher.
+        for what in _SOUGHT:
+            args[what] = sorted({*args[what], *await _ids(conn, what, args)})
+        threads = await _ids(conn, "lock_threads", args)
+        theirs = await _ids(conn, "theirs", args)
         note = f"forgotten by {by}"
         await conn.execute(DEEDS["cancel"], {"ids": theirs, "note": note})
         for table in ("changes", "outbox", "muted", "messages", "attempts", "saves", "threads"):
@@ -101,7 +104,8 @@ async def _left(conn: Connection, args: Mapping[str, Any], done: Forgotten) -> N
 
 
 async def _find(conn: Connection, phone: str) -> dict[str, Any]:
-    """Ids of messages and changes about `phone`. Reads whole tables, so it takes its time and holds no lock."""
+    """Ids of messages, threads and changes about `phone`, and what is to be looked at once more for those that came
+    since. Reads whole tables, so it takes its time and holds no lock."""
     forms = phones.forms(phone)
     args: dict[str, Any] = {
         "phone": phone,
@@ -109,10 +113,16 @@ async def _find(conn: Connection, phone: str) -> dict[str, Any]:
         "written": "|".join(f"{GAP}*".join(digits) for digits in forms),
     }
     await conn.execute(SQL["no_limit"], {})
-    args["ids"] = [row["id"] for row in await _rows(conn, "messages", args)]
-    args["changes"] = [row["id"] for row in await _rows(conn, "changes", args)]
+    (before,) = await _rows(conn, "before", {})
+    everything = {"made_after": "-infinity", "threads_after": 0}
+    for what in _SOUGHT:
+        args[what] = await _ids(conn, what, args | everything)
     await conn.execute(SQL["limit"], {})
-    return args
+    return args | before
+
+
+async def _ids(conn: Connection, query: str, args: Mapping[str, Any]) -> list[int]:
+    return [row["id"] for row in await _rows(conn, query, args)]
 
 
 async def _rows(conn: Connection, query: str, args: Mapping[str, Any]) -> list[dict[str, Any]]:

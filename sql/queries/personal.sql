@@ -7,30 +7,48 @@ SELECT set_config('statement_timeout', '0', false);
 -- name: limit
 SELECT set_config('statement_timeout', '60s', false);
 
+-- name: before
+-- Nothing that is made or matched before, and no thread with a lower id, is seen first after this search: with room for
+-- transactions that have begun.
+SELECT clock_timestamp() - interval '10 min' AS made_after,
+       (SELECT coalesce(max(id), 0) - 10000 FROM listener.thread) AS threads_after;
+
 -- name: messages
 -- Messages to the phone, and those to others whose text, key or thread names it.
-SELECT id, phone IS NOT DISTINCT FROM %(phone)s AS theirs FROM listener.message
- WHERE phone = %(phone)s OR text ~ %(written)s OR key ~ %(written)s OR thread ~ %(written)s
+SELECT id FROM listener.message
+ WHERE created_at > %(made_after)s
+   AND (phone = %(phone)s OR text ~ %(written)s OR key ~ %(written)s OR thread ~ %(written)s)
 UNION ALL
-SELECT id, phone IS NOT DISTINCT FROM %(phone)s FROM listener.finished
- WHERE phone = %(phone)s OR text ~ %(written)s OR key ~ %(written)s OR thread ~ %(written)s
+SELECT id FROM listener.finished
+ WHERE created_at > %(made_after)s
+   AND (phone = %(phone)s OR text ~ %(written)s OR key ~ %(written)s OR thread ~ %(written)s)
  ORDER BY id;
+
+-- name: threads
+SELECT id FROM listener.thread WHERE id > %(threads_after)s AND listener.mentions(to_jsonb(name), %(digits)s) ORDER BY id;
+
+-- name: theirs
+SELECT id FROM listener.message WHERE phone = %(phone)s
+UNION ALL
+SELECT id FROM listener.finished WHERE phone = %(phone)s ORDER BY id;
 
 -- name: changes
 SELECT id FROM listener.change
- WHERE id IN (SELECT change_id FROM listener.message WHERE phone = %(phone)s
-              UNION ALL SELECT change_id FROM listener.finished WHERE phone = %(phone)s)
-    OR listener.mentions(new, %(digits)s) OR listener.mentions(old, %(digits)s) OR listener.mentions(to_jsonb(key), %(digits)s)
+ WHERE matched_at > %(made_after)s
+   AND (id IN (SELECT change_id FROM listener.message WHERE phone = %(phone)s
+               UNION ALL SELECT change_id FROM listener.finished WHERE phone = %(phone)s)
+        OR listener.mentions(new, %(digits)s) OR listener.mentions(old, %(digits)s)
+        OR listener.mentions(to_jsonb(key), %(digits)s))
  ORDER BY id;
 
 -- name: export_messages
-SELECT jsonb_strip_nulls(to_jsonb(m)) AS it FROM listener.message m WHERE id = ANY(%(ids)s::bigint[])
+SELECT jsonb_strip_nulls(to_jsonb(m)) AS it FROM listener.message m WHERE id = ANY(%(messages)s::bigint[])
 UNION ALL
 SELECT jsonb_strip_nulls(to_jsonb(f)) FROM listener.finished f
- WHERE id = ANY(%(ids)s::bigint[]) OR (phone IS NULL AND change_id = ANY(%(changes)s::bigint[]));
+ WHERE id = ANY(%(messages)s::bigint[]) OR (phone IS NULL AND change_id = ANY(%(changes)s::bigint[]));
 
 -- name: export_attempts
-SELECT jsonb_strip_nulls(to_jsonb(a)) AS it FROM listener.attempt a WHERE message_id = ANY(%(ids)s::bigint[]) ORDER BY message_id, n;
+SELECT jsonb_strip_nulls(to_jsonb(a)) AS it FROM listener.attempt a WHERE message_id = ANY(%(messages)s::bigint[]) ORDER BY message_id, n;
 
 -- name: export_changes
 SELECT to_jsonb(c) AS it FROM listener.change c WHERE id = ANY(%(changes)s::bigint[]) ORDER BY id;
@@ -45,11 +63,11 @@ SELECT to_jsonb(m) AS it FROM listener.muted m
 
 -- name: export_saves
 SELECT to_jsonb(s) AS it FROM listener.ticket_save s
- WHERE message_id = ANY(%(ids)s::bigint[]) OR listener.mentions(params, %(digits)s);
+ WHERE message_id = ANY(%(messages)s::bigint[]) OR listener.mentions(params, %(digits)s);
 
 -- name: export_threads
 SELECT jsonb_build_object('account', account, 'name', name, 'ticket_id', ticket_id, 'used_on', used_on) AS it
-  FROM listener.thread WHERE listener.mentions(to_jsonb(name), %(digits)s);
+  FROM listener.thread WHERE id = ANY(%(threads)s::bigint[]);
 
 -- name: export_pauses
 SELECT to_jsonb(p) AS it FROM listener.pause p WHERE target = 'phone' AND value = %(phone)s;
@@ -59,8 +77,8 @@ SELECT to_jsonb(s) AS it FROM listener.suppression s WHERE phone = %(phone)s;
 
 -- name: lock_threads
 SELECT t.id FROM listener.thread t
- WHERE t.id IN (SELECT thread_id FROM listener.message WHERE id = ANY(%(ids)s::bigint[]))
-    OR listener.mentions(to_jsonb(t.name), %(digits)s)
+ WHERE t.id IN (SELECT thread_id FROM listener.message WHERE id = ANY(%(messages)s::bigint[])
+                UNION ALL SELECT unnest(%(threads)s::bigint[]))
  ORDER BY t.id FOR UPDATE;
 
 -- name: forget_changes
@@ -86,20 +104,20 @@ UPDATE listener.finished
        reason = 'forgotten',
        key = CASE WHEN listener.mentions(to_jsonb(key), %(digits)s) THEN 'forgotten' ELSE key END,
        thread = CASE WHEN listener.mentions(to_jsonb(thread), %(digits)s) THEN 'forgotten:' || coalesce(thread_id, 0) ELSE thread END
- WHERE id = ANY(%(ids)s::bigint[])
+ WHERE id = ANY(%(messages)s::bigint[])
     OR (phone IS NULL AND reason IS DISTINCT FROM 'forgotten' AND change_id = ANY(%(changes)s::bigint[]));
 
 -- name: forget_attempts
-UPDATE listener.attempt SET detail = NULL WHERE message_id = ANY(%(ids)s::bigint[]) AND detail IS NOT NULL;
+UPDATE listener.attempt SET detail = NULL WHERE message_id = ANY(%(messages)s::bigint[]) AND detail IS NOT NULL;
 
 -- name: forget_saves
-DELETE FROM listener.ticket_save WHERE message_id = ANY(%(ids)s::bigint[]) OR listener.mentions(params, %(digits)s);
+DELETE FROM listener.ticket_save WHERE message_id = ANY(%(messages)s::bigint[]) OR listener.mentions(params, %(digits)s);
 
 -- name: forget_threads
-UPDATE listener.thread SET name = 'forgotten:' || id WHERE listener.mentions(to_jsonb(name), %(digits)s) AND lease IS NULL;
+UPDATE listener.thread SET name = 'forgotten:' || id WHERE id = ANY(%(threads)s::bigint[]) AND lease IS NULL;
 
 -- name: left_messages
-SELECT state FROM listener.message WHERE id = ANY(%(ids)s::bigint[]);
+SELECT state FROM listener.message WHERE id = ANY(%(messages)s::bigint[]);
 
 -- name: suppress
 INSERT INTO listener.suppression (phone, reason, who) VALUES (%(phone)s, %(reason)s, %(who)s)

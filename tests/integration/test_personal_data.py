@@ -1,7 +1,12 @@
 """`forget` and `export`: complete over every table there is, by canaries that came in through the front door."""
 
 import json
+from typing import Any
 
+import pytest
+
+from listener import personal
+from listener.database import Connection
 from listener.simulator.gateway import Answer, Break, Fault, Moment
 from tests.support.verbs import verb
 from tests.support.world import World, open_world, rules_text
@@ -112,6 +117,28 @@ async def test_forget_finds_a_phone_that_is_the_key_of_what_goes_to_others_or_ha
         assert (await verb(world.environment(), "cancel", "--state", "waiting", "--yes")).code == 0
         assert (await verb(world.environment(), "forget", PHONE, "--yes", "-o", "json")).json["left"] == []
         assert await tables_with(world, NAME, "345.678") == {}
+
+
+async def test_what_comes_while_it_is_sought_is_forgotten_too(
+    erp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search reads whole tables and holds nobody up, so that there is much time for that."""
+    async with open_world(erp_database, rules=RULES) as world:
+        await world.note("a", f"before {NAME}", phone=PHONE)
+        await world.once()
+        find = personal._find
+
+        async def slow(conn: Connection, phone: str) -> dict[str, Any]:
+            found = await find(conn, phone)
+            await world.note("b", f"meanwhile {NAME}", phone=PHONE)
+            await world.note("c", f"call {PHONE}", phone=OTHER)
+            await world.once()
+            return found
+
+        monkeypatch.setattr(personal, "_find", slow)
+        done = await personal.forget(world.db, PHONE, by="test", reason=None)
+        assert done.removed["changes"] == done.removed["messages"] == 3
+        assert await tables_with(world, PHONE[1:], NAME) == {}
 
 
 async def test_a_change_that_names_two_people_is_forgotten_of_both(erp_database: str) -> None:
