@@ -47,7 +47,10 @@ class Mode(StrEnum):
     SHADOW = "shadow"
 
     def or_more_careful(self, other: "Mode") -> "Mode":
-        return max(self, other, key=list(Mode).index)
+        return max(self, other, key=_CARE.__getitem__)
+
+
+_CARE = {mode: care for care, mode in enumerate(Mode)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,9 +84,11 @@ def judge(
     mode: Mode,
 ) -> None:
     """Adds what the next change makes; `groups` are the open ones by (rule, key) and move on with each change."""
-    mine = {
-        rule: groups[rule, change.key].group for rule in rules.coalescing(change.watch) if (rule, change.key) in groups
-    }
+    mine: dict[str, Group] = {}
+    # mostly nothing waits to be joined
+    if groups:
+        places = ((rule, change.key) for rule in rules.coalescing(change.watch))
+        mine = {place[0]: groups[place].group for place in places if place in groups}
     verdicts = list(rules.verdicts(change, facts, now, mode, groups=mine))
     late = (now - change.at).total_seconds() > LATE
     result.verdicts.append(verdicts)
