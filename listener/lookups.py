@@ -70,6 +70,11 @@ _LOADERS: Mapping[str, type[Loader]] = {
 }
 
 
+async def _read_as_rules_do(conn: Connection) -> None:
+    for kind, loader in _LOADERS.items():
+        conn.adapters.register_loader(kind, loader)
+
+
 class PassingLookupError(ListenerError):
     """A lookup did not answer in time or the server was short of something; worth another try."""
 
@@ -81,7 +86,7 @@ class Lookups:
         self._link = Link(
             settings,
             "lookup",
-            None,
+            _read_as_rules_do,
             REST,
             default_transaction_read_only="on",
             statement_timeout=TIMEOUT,
@@ -146,8 +151,6 @@ class Lookups:
                 places.append(place)
         values = [[as_text(rows[place][p]) for place in places] for p in wanted]
         cursor = conn.cursor(row_factory=tuple_row)
-        for kind, loader in _LOADERS.items():
-            cursor.adapters.register_loader(kind, loader)
         await cursor.execute(statement, [places, *values])
         columns = [column.name for column in cursor.description or ()][1:]
         for place, *fields in await cursor.fetchall():

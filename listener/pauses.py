@@ -135,7 +135,7 @@ async def pause(conn: Connection, target: Target, *, reason: str, until: datetim
             await conn.execute(SQL["lock_paused_threads"], args)
             rows = await (await conn.execute(SQL["hold"], {**args, "pause": number})).fetchall()
             held = len(rows)
-            await _requeue(conn, rows)
+            await messages.requeue(conn, sorted({row["thread_id"] for row in rows}))
         else:
             await _id(conn, "pause", {**args, "until": until, "who": by})
             await _stop_accounts(conn)
@@ -234,10 +234,6 @@ async def _let_go(conn: Connection, numbers: list[int]) -> bool:
     await conn.execute(SQL["let_on"], args)
     await messages.requeue(conn, threads)
     return len(args["ids"]) == AT_ONCE
-
-
-async def _requeue(conn: Connection, rows: list[dict[str, Any]]) -> None:
-    await messages.requeue(conn, sorted({row["thread_id"] for row in rows}))
 
 
 async def _stop_accounts(conn: Connection) -> None:

@@ -76,7 +76,7 @@ async def suppress(conn: Connection, phone: str, *, by: str, reason: str) -> int
         # Those of a message that is being sent, too: whoever puts it back sees the list, or was there before.
         paused = {"target": "phone", "value": phone}
         threads = [row["id"] for row in await _rows_of(conn, DEEDS["lock_paused_threads"], paused)]
-        ids = [row["id"] for row in await _rows(conn, "not_sent_yet", args)]
+        ids = await _ids(conn, "not_sent_yet", args)
         cancelled = await _rows_of(conn, DEEDS["cancel"], {**args, "ids": ids})
         await messages.requeue(conn, threads)
         await audit(conn, by, "suppress", {"phone": phones.mask_phone(phone)}, len(cancelled), reason)
