@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from time import monotonic
+from urllib.parse import quote, unquote
 
 import structlog
 from aiohttp import hdrs, web
@@ -30,6 +31,9 @@ log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SESSION_COOKIE = "listener_session"
+# the page that somebody asked for before they logged in; in no address, for what is looked for may be a phone
+BACK_COOKIE = "listener_back"
+_BACK_S = 600
 # served to anybody: nothing personal is in them
 _OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/login", "/language"})
 _HEADERS = {
@@ -175,9 +179,7 @@ def _gate(access_now: Callable[[], Access]) -> Middleware:
             if wants_part(request) and request.method != "GET":
                 # nobody is led away from what they are writing
                 return render(request, "fault.html", code=401, title="e_session", why="e_session_why")
-            if wants_part(request):
-                raise web.HTTPUnauthorized(headers={"HX-Redirect": "/login"})
-            raise web.HTTPFound("/login")
+            raise _to_login(request)
         if request.method not in ("GET", "HEAD"):
             given = request.headers.get("X-CSRF-Token") or (await request.post()).get("csrf", "")
             if not (isinstance(given, str) and access.same(given, session.csrf)):
@@ -185,6 +187,21 @@ def _gate(access_now: Callable[[], Access]) -> Middleware:
         return await handler(request)
 
     return gate
+
+
+def _to_login(request: web.Request) -> web.HTTPException:
+    """Leads to the way in, and notes the page that is shown or asked for, to be led back to."""
+    answer: web.HTTPException
+    if wants_part(request):
+        answer = web.HTTPUnauthorized(headers={"HX-Redirect": "/login"})
+        back = request.headers.get("HX-Current-URL", "").partition(request.host)[2]
+    else:
+        answer = web.HTTPFound("/login")
+        asked = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
+        back = request.path_qs if asked else ""
+    if back:
+        answer.set_cookie(BACK_COOKIE, quote(back), max_age=_BACK_S, httponly=True, samesite="Strict", path="/login")
+    return answer
 
 
 async def _read_form(request: web.Request) -> None:
@@ -228,7 +245,8 @@ class _Logins:
             log.warning("login_refused", address=address)
             return render(request, "login.html", code=403, fault="login_wrong")
         self._throttle.forget(address)
-        answer = web.Response(status=303, headers={"Location": "/"})
+        back = request.cookies.get(BACK_COOKIE)
+        answer = web.Response(status=303, headers={"Location": _ours(unquote(back or "/"))})
         answer.set_cookie(
             SESSION_COOKIE,
             access.cookie(role, str(given.get("name", "")), time.time()),
@@ -238,6 +256,8 @@ class _Logins:
             secure=request.secure or request.headers.get("X-Forwarded-Proto") == "https",
             path="/",
         )
+        if back is not None:
+            answer.del_cookie(BACK_COOKIE, path="/login")
         return answer
 
 
@@ -249,10 +269,13 @@ async def _logout(_request: web.Request) -> web.StreamResponse:
 
 async def _language(request: web.Request) -> web.StreamResponse:
     given = await request.post()
-    back, chosen = str(given.get("back", "/")), given.get("language")
-    # only to a page of ours; browsers leave tabs and line ends out of an address
-    ours = back.startswith("/") and not back.startswith(("//", "/\\")) and back.isprintable()
-    answer = web.Response(status=303, headers={"Location": back if ours else "/"})
+    chosen = given.get("language")
+    answer = web.Response(status=303, headers={"Location": _ours(str(given.get("back", "/")))})
     if chosen in LANGUAGES:
         answer.set_cookie(LANGUAGE_COOKIE, str(chosen), max_age=365 * 86400, httponly=True, samesite="Strict", path="/")
     return answer
+
+
+def _ours(back: str) -> str:
+    """Where somebody is led back to: only to a page of ours. Browsers leave tabs and line ends out of an address."""
+    return back if back.startswith("/") and not back.startswith(("//", "/\\")) and back.isprintable() else "/"

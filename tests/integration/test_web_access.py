@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+from yarl import URL
 
 from tests.support.browser import ADMIN, VIEW, person
 from tests.support.world import open_world
@@ -50,6 +51,46 @@ async def test_refuses_whoever_has_no_session(erp_database: str) -> None:
             assert (await somebody.get("/static/../app.py")).status in (302, 403, 404)
             assert "def make_app" not in (await somebody.get("/static/..%2f..%2fapp.py")).text
             assert "root:" not in (await somebody.get("/static/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd")).text
+
+
+async def test_a_login_leads_back_to_the_page_that_was_wanted(erp_database: str) -> None:
+    async with (
+        open_world(erp_database) as world,
+        world.service(**tokens()) as service,
+        person(service.address, None) as somebody,
+    ):
+        wanted = "/messages?q=th\u1ebb+12&state=waiting"
+        sent = await somebody.get(wanted, Accept="text/html,*/*")
+        # what is looked for may be a phone, and an address is written into logs
+        assert sent.headers["Location"] == "/login"
+        assert (await somebody.login("wrong")).status == 403
+        back = await somebody.login()
+        assert (back.status, (await somebody.get(back.headers["Location"])).status) == (303, 200)
+        assert URL(back.headers["Location"]) == URL(wanted)
+        # once only
+        assert (await somebody.login()).headers["Location"] == "/"
+
+
+async def test_an_open_page_whose_session_ends_comes_back_after_the_login(erp_database: str) -> None:
+    async with (
+        open_world(erp_database) as world,
+        world.service(**tokens()) as service,
+        person(service.address, None) as somebody,
+    ):
+        for shown, led_to in (
+            (f"{service.address}/rules?x=1", "/rules?x=1"),
+            (f"{service.address}//evil.example/", "/"),
+            ("http://evil.example/rules", "/"),
+            ("http://[", "/"),
+        ):
+            part = await somebody.get("/rules", **{"HX-Request": "true", "HX-Current-URL": shown})
+            assert part.headers["HX-Redirect"] == "/login"
+            assert (await somebody.login()).headers["Location"] == led_to, shown
+            await somebody.post("/logout")
+        # what a program asks for beside a page is no page, nor is what a form was sent to
+        await somebody.get("/favicon.ico", Accept="image/*")
+        await somebody.post("/messages/1/retry", Accept="text/html")
+        assert (await somebody.login()).headers["Location"] == "/"
 
 
 async def test_a_session_sees_the_page_with_safe_headers(erp_database: str) -> None:
