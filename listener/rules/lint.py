@@ -8,7 +8,6 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from decimal import Decimal
-from itertools import combinations
 from typing import Any
 
 from jinja2 import Environment
@@ -195,13 +194,19 @@ def _literal(text: str) -> str:
 
 
 def _overlaps(document: Source, rules: Rules) -> Iterator[Fault]:
-    """Pairs of rules that can send two messages for one change to one person."""
-    enabled = [rule for rule in rules.rules.values() if rule.enabled]
-    for one, other in combinations(enabled, 2):
-        if one.on == other.on and _recipients(one) & _recipients(other) and _both_hold(one, other):
-            message = f"the rules {one.name} and {other.name} can both answer one change: two SMS to one person"
-            hint = "give both the same first_match: NAME, or conditions that exclude each other"
-            yield document.fault(("rules", other.name), message, hint, key=True)
+    """Rules that can send one person a second message for one change; told once of each, with those before it."""
+    earlier: list[Rule] = []
+    for rule in (rule for rule in rules.rules.values() if rule.enabled):
+        others = [
+            o.name for o in earlier if o.on == rule.on and _recipients(o) & _recipients(rule) and _both_hold(o, rule)
+        ]
+        earlier.append(rule)
+        if others:
+            more = f", and {len(others) - _MOST} more" if others[_MOST:] else ""
+            named = ", ".join(others[:_MOST]) + more
+            message = f"the rule {rule.name} can answer the same change as {named}: several SMS to one person"
+            hint = "give them the same first_match: NAME, or conditions that exclude each other"
+            yield document.fault(("rules", rule.name), message, hint, key=True)
 
 
 def _recipients(rule: Rule) -> set[str]:

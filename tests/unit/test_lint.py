@@ -180,7 +180,7 @@ def test_accounts_of_one_domain_share_its_limit(rate: str, domain: str, warned: 
     assert [(w.message, w.hint) for w in told] == ([(expected, "write rate: 6/s for each")] if warned else [])
 
 
-OVERLAP = "the rules r1 and r2 can both answer one change"
+OVERLAP = "the rule r2 can answer the same change as r1: several SMS to one person"
 
 
 @pytest.mark.parametrize(
@@ -212,6 +212,14 @@ OVERLAP = "the rules r1 and r2 can both answer one change"
 )
 def test_rules_that_answer_one_change_together(one: dict[str, Any], two: dict[str, Any], overlap: bool) -> None:
     assert (OVERLAP in "\n".join(lint(one, two))) is overlap
+
+
+def test_many_rules_that_answer_one_change_are_told_once_each() -> None:
+    told = [line for line in lint(*[{} for _ in range(8)]) if "the same change" in line]
+    assert len(told) == 7
+    assert told[0].startswith(OVERLAP)
+    assert told[1].startswith("the rule r3 can answer the same change as r1, r2: several SMS to one person")
+    assert told[6].startswith("the rule r8 can answer the same change as r1, r2, r3, r4, r5, and 2 more: several")
 
 
 # -- texts that no row can satisfy
