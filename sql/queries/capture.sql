@@ -3,7 +3,7 @@
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
        c.relpersistence = 't' AS temporary, pg_has_role(c.relowner, 'USAGE') AS owned,
        (SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
-                                            'base', base.name, 'comparable', element.comparable,
+                                            'base', base.name, 'comparable', element.comparable AND NOT base.veiled,
                                             'simple', base.simple) ORDER BY a.attnum)
           FROM pg_attribute a
          -- under all domains
@@ -14,8 +14,11 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
                  SELECT t.typbasetype, u.depth + 1 FROM under u JOIN pg_type t ON t.oid = u.oid WHERE t.typtype = 'd'
              )
              SELECT t.oid, CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN t.typname END AS name,
-                    t.typtype = 'e' OR t.oid = ANY ('{boolean,smallint,integer,bigint,numeric,text,varchar,bpchar,uuid,
-                                                      date,timestamp,timestamptz}'::regtype[]) AS simple
+                    -- PostgreSQL has no `=` for a domain over an enum, though it has one for an array of them.
+                    t.typtype = 'e' AND u.depth > 0 AS veiled,
+                    t.typtype = 'e' AND u.depth = 0
+                    OR t.oid = ANY ('{boolean,smallint,integer,bigint,numeric,text,varchar,bpchar,uuid,
+                                      date,timestamp,timestamptz}'::regtype[]) AS simple
                FROM under u JOIN pg_type t ON t.oid = u.oid ORDER BY u.depth DESC LIMIT 1
          ) AS base
          -- under all arrays and domains

@@ -20,8 +20,9 @@ async def erp(listener_database: str) -> AsyncIterator[Erp]:
 
 
 TYPES = """
-CREATE TYPE public.mood AS ENUM ('sad', 'glad');
+CREATE TYPE public.mood AS ENUM ('sad', 'glad', 'glum');
 CREATE DOMAIN public.vnd AS numeric(20, 4) NOT NULL CHECK (VALUE >= 0);
+CREATE DOMAIN public.temper AS public.mood CHECK (VALUE <> 'glum');
 CREATE DOMAIN public.moods AS public.mood[];
 CREATE DOMAIN public.cash AS money;
 CREATE DOMAIN public.code AS char(4);
@@ -71,6 +72,8 @@ CREATE TYPE ext.own AS ENUM ('x', 'y');
         ("timestamptz", "'-infinity'", "'infinity'", "infinity"),
         ("interval", "'1 day'", "'2 days'", "2 days"),
         ("public.mood", "'sad'", "'glad'", "glad"),
+        ("public.temper", "'sad'", "'glad'", "glad"),
+        ("public.temper[]", "'{sad}'", "'{glad,sad}'", ["glad", "sad"]),
         ("public.moods", "'{sad}'", "'{glad,sad}'", ["glad", "sad"]),
         ("ext.own", "'x'", "'y'", "y"),
         ("public.vnd", "0", "12.5", Decimal("12.5000")),
