@@ -14,6 +14,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.rows import tuple_row
 from psycopg.types.datetime import DateLoader, TimeLoader, TimestampLoader, TimestamptzLoader
+from psycopg.types.numeric import NumericLoader
 from psycopg.types.string import TextLoader
 
 from listener.database import REST, Connection, Link, dumps_exact, set_session
@@ -62,6 +63,8 @@ def _or_text(loader: type[Loader]) -> type[Loader]:
 
 
 _LOADERS: Mapping[str, type[Loader]] = {
+    # every number is exact, in an array too
+    **dict.fromkeys(("int2", "int4", "int8", "oid", "float4", "float8"), NumericLoader),
     **dict.fromkeys(_TEXTS, TextLoader),
     "date": _or_text(DateLoader),
     "time": _or_text(TimeLoader),
@@ -153,9 +156,10 @@ class Lookups:
         cursor = conn.cursor(row_factory=tuple_row)
         await cursor.execute(statement, [places, *values])
         columns = [column.name for column in cursor.description or ()][1:]
-        for place, *fields in await cursor.fetchall():
+        for number, *fields in await cursor.fetchall():
+            place = int(number)
             if results[place] is None:
-                results[place] = Row(dict(zip(columns, map(exact, fields), strict=True)), name)
+                results[place] = Row(dict(zip(columns, fields, strict=True)), name)
             else:
                 results[place] = Missing(f"lookup {name} found more than one row; make it find one")
         return [Missing(f"lookup {name} found no row") if r is None else r for r in results]
@@ -205,14 +209,3 @@ def as_text(value: Any) -> str | None:
             return format(value, "f")
         case _:
             return dumps_exact(value)
-
-
-def exact(value: Any) -> Any:
-    """A value of a result as expressions see it: every number a `Decimal`."""
-    if isinstance(value, bool) or value is None or isinstance(value, str | Decimal):
-        return value
-    if isinstance(value, int):
-        return Decimal(value)
-    if isinstance(value, float):
-        return Decimal(repr(value))
-    return value

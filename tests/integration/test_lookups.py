@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -14,7 +15,7 @@ from listener.lookups import Lookups, PassingLookupError
 from listener.matching import PATIENCE
 from listener.model import Change, Op
 from listener.rules import Watch
-from listener.templates import Missing, Row
+from listener.templates import Environment, Missing, Row
 from tests.integration.test_races import new_matcher
 from tests.support.erp import Erp, open_erp
 from tests.support.world import open_world, rules_text
@@ -109,6 +110,15 @@ async def test_a_value_that_python_has_no_kind_for_is_the_text_that_a_trigger_wr
     query = f"SELECT name, {written} AS value FROM public.people WHERE id = %(id)s"
     (found,) = await find(finder, query, [{"id": Decimal(2)}])
     assert (field(found, "name"), field(found, "value")) == ("Lý 100%", seen)
+
+
+@pytest.mark.parametrize("kind", ["smallint", "int", "bigint", "real", "float8", "numeric"])
+async def test_every_number_is_a_decimal_in_an_array_too(finder: Lookups, kind: str) -> None:
+    query = f"SELECT 2::{kind} AS one, ARRAY[1, 2.0]::{kind}[] AS many FROM public.people WHERE id = %(id)s"
+    (found,) = await find(finder, query, [{"id": Decimal(1)}])
+    shown = Environment({}, ZoneInfo("UTC")).compile_text("{{ who.one | vnd }}, {{ who.many | sum | vnd }}")
+    assert shown.render({"who": found}) == "2 VND, 3 VND"
+    assert {type(value) for value in [field(found, "one"), *field(found, "many")]} == {Decimal}
 
 
 @pytest.mark.parametrize(
