@@ -21,7 +21,9 @@ RESERVED = frozenset({"old", "new", "op", "at", "key"})
 DAY = "day"
 """The one parameter that the `select` of a watch by date may have: the day it is asked about."""
 
-_JINJA_WORDS = frozenset({"and", "or", "not", "in", "is", "if", "else", "true", "false", "none"})
+_JINJA_WORDS = frozenset(
+    {"and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "null", "self", "loop"}
+)
 _OF_A_TABLE = ("columns", "events", "where", "on_capture_error")
 _OF_THE_CLOCK = ("every", "select", "catch_up")
 # how like each other (0 to 1) two names are when one is the other with a letter wrong
