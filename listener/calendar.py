@@ -14,7 +14,7 @@ import psycopg
 import structlog
 from psycopg import Column, sql
 
-from listener.capture.columns import joined, row_object
+from listener.capture.columns import beside_parameters, joined, row_object
 from listener.database import LOST, Connection, Link
 from listener.errors import OutOfReachError, describe
 from listener.queries import load, pieces
@@ -145,7 +145,10 @@ async def _statement(conn: Connection, rules: RuleSet, name: str, watch: Watch) 
     bases = {column: given.get(column) for column in (given if used is None else sorted(used))}
     row = sql.Identifier("_row")
     key = joined([sql.SQL("coalesce(_row.{}::text, '')").format(sql.Identifier(column)) for column in watch.key])
-    return _INTO_OUTBOX.format(key=key, value=row_object(bases, row), select=sql.SQL(watch.select or ""))
+    value = row_object(bases, row)
+    return _INTO_OUTBOX.format(
+        key=beside_parameters(key), value=beside_parameters(value), select=sql.SQL(watch.select or "")
+    )
 
 
 def _built_in(conn: Connection, oid: int) -> str | None:

@@ -82,6 +82,11 @@ def row_object(bases: Mapping[str, str | None], side: sql.Composable) -> sql.Com
     return sql.SQL(_CONCAT).join(calls)
 
 
+def beside_parameters(piece: sql.Composable) -> sql.SQL:
+    """The same for a statement that is given parameters: psycopg takes a % in a name for a placeholder too."""
+    return sql.SQL(piece.as_string().replace("%", "%%"))
+
+
 def key_of(table: Table, key: Sequence[str], side: sql.Composable) -> sql.Composable:
     """The key as one text."""
     values = [

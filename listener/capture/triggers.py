@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from listener.capture.columns import PINNED, differs, is_steady, joined, key_of, row_object
+from listener.capture.columns import PINNED, beside_parameters, differs, is_steady, joined, key_of, row_object
 from listener.capture.tables import Table, find_table
 from listener.capture.where import check_where, for_event, is_simple
 from listener.database import Connection
@@ -73,8 +73,7 @@ def current_row(capture: Capture) -> sql.Composed:
         row=row,
         key=key_of(capture.table, capture.key, row),
     )
-    # psycopg takes a % in a name for a placeholder too.
-    return sql.Composed([sql.SQL(query.as_string().replace("%", "%%")), sql.SQL("%(key)s LIMIT 1")])
+    return sql.Composed([beside_parameters(query), sql.SQL("%(key)s LIMIT 1")])
 
 
 @dataclass(frozen=True, slots=True)

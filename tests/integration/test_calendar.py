@@ -172,3 +172,15 @@ async def test_rows_are_written_down_as_a_trigger_writes_them(database: str) -> 
             "seal": "\\xbeef",
         }
         assert world.arrived() == ["[ab] 2 1.500.000 VND 3.000.000 VND \\xbeef"]
+
+
+async def test_a_column_may_have_a_percent_sign_in_its_name(database: str) -> None:
+    schema = """CREATE TABLE public.bills (no integer PRIMARY KEY, phone text, "% off" numeric);
+                INSERT INTO public.bills VALUES (1, '0980000000', 5)"""
+    query = r"SELECT no AS \"no %%\", phone, \"%% off\" FROM public.bills"
+    written = rules(query).replace("key: no", 'key: "no %"').replace("{{ new.due | date }}", "{{ new['% off'] }}")
+    async with open_world(database, rules=written, schema=schema) as world:
+        await world.once()
+        await days_ago(world, 1)
+        await world.once()
+        assert world.arrived() == ["bill 1 is due 5"]
