@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
+from typing import Any
 
 import psycopg
 
@@ -10,20 +11,22 @@ from listener import capture, migrations, rights
 from listener.calendar import selected
 from listener.database import Connection
 from listener.errors import Fault, ListenerError
-from listener.lookups import batched
+from listener.lookups import as_text, batched
 from listener.model import Op
 from listener.rules import Source, Watch, parameters
 from listener.rules.judging import CompiledRule
-from listener.rules.references import suggestion
+from listener.rules.references import suggestion, written
 from listener.rules.ruleset import RuleSet
 from listener.rules.samples import Column, World, is_text, longest, never_works, widest, worlds_of
 from listener.rules.schema import Accents
 from listener.rules.source import Keys
+from listener.sandbox import same
 from listener.settings import Settings
 from listener.templates import Expression, Text
 from listener.text import clean, count, unaccent
 
 _TRY = "try it in psql"
+_LOOK = "look in psql how the column has it"
 _OTHER_NAME = "give one of them another name, with AS"
 
 
@@ -46,6 +49,7 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
         missing = _missing_columns(document, name, watch, str(table), table.columns, rules)
         faults += missing + await _faults_of_use(conn, document, name, rules)
         if not missing:
+            faults += [f for c in rules.by_watch.get(name, ()) for f in await _never_held(conn, document, c, table)]
             try:
                 wanted.append(
                     await capture.wanted(conn, name, watch, rules.used_columns(name), doorbell=settings.doorbell)
@@ -183,6 +187,39 @@ def _unfit(document: Source, compiled: CompiledRule, types: Mapping[Column, str]
         if not absent and (why := never_works(render, worlds_of(_events(watch), lookups), codes, types)):
             message = f"this cannot be worked out for columns of these types: {why}"
             yield document.fault(keys, message, "give each filter and sign what it can take")
+
+
+async def _never_held(conn: Connection, document: Source, compiled: CompiledRule, table: capture.Table) -> list[Fault]:
+    """Values of `from` and `to` that no row can hold, as a trigger writes it down: such a change never comes."""
+    named = [
+        (column, word, index, value)
+        for column, asked in compiled.rule.change.items()
+        if table.kinds[column].simple
+        for word, values in (("from", asked.from_), ("to", asked.to))
+        for index, value in enumerate(values)
+        if value is not None
+    ]
+    faults: list[Fault] = []
+    for column, word, index, value in named:
+        if not await _holds(conn, table, column, value):
+            message = f"{column} is of the type {table.columns[column]}, and never is {written(as_text(value) or '')}"
+            hint = "write true or false" if table.kinds[column].base == "bool" else _LOOK
+            faults.append(document.fault(("rules", compiled.rule.name, "change", column, word, index), message, hint))
+    return faults
+
+
+async def _holds(conn: Connection, table: capture.Table, column: str, value: Any) -> bool:
+    held = capture.captured_value(table, column)
+    try:
+        async with conn.transaction(force_rollback=True):
+            row = await (await conn.execute(held, {"value": as_text(value)})).fetchone()
+    except psycopg.Error as error:
+        if conn.closed:
+            raise
+        # Not of the type, or not of its domain; what a domain's own function trips over says nothing of the value.
+        return not isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+    assert row is not None
+    return same(row["row"][column], value)
 
 
 def _events(watch: Watch) -> Sequence[Op]:

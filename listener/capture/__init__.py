@@ -5,7 +5,7 @@ Everything is generated from `sql/capture.sql`; identifiers and words are quoted
 
 from listener.capture.install import HARMLESS, Difference, Step, apply, differences, unfinished, uninstall, warnings
 from listener.capture.tables import Table, find_table
-from listener.capture.triggers import Capture, current_row, wanted
+from listener.capture.triggers import Capture, captured_value, current_row, wanted
 
 __all__ = [
     "HARMLESS",
@@ -14,6 +14,7 @@ __all__ = [
     "Step",
     "Table",
     "apply",
+    "captured_value",
     "current_row",
     "differences",
     "find_table",

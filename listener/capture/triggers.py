@@ -76,6 +76,16 @@ def current_row(capture: Capture) -> sql.Composed:
     return sql.Composed([beside_parameters(query), sql.SQL("%(key)s LIMIT 1")])
 
 
+def captured_value(table: Table, column: str) -> sql.Composed:
+    """The query for `%(value)s`, a text, as a `row` in which the trigger writes such a value of this column."""
+    row = sql.Identifier("_row")
+    query = sql.SQL("SELECT {values} AS row FROM (SELECT ").format(values=row_object(table.bases([column]), row))
+    name = sql.SQL("::{kind} AS {column}) AS {row}").format(
+        kind=sql.SQL(table.columns[column]), column=sql.Identifier(column), row=row
+    )
+    return sql.Composed([beside_parameters(query), sql.SQL("%(value)s"), beside_parameters(name)])
+
+
 @dataclass(frozen=True, slots=True)
 class _Generator:
     """Fills in `sql/capture.sql` for one watch."""

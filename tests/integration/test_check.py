@@ -128,6 +128,56 @@ def test_what_the_database_does_not_have(
     assert hint in fault["hint"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "asked", "told"),
+    [
+        ("boolean", "yes", "paid is of the type boolean, and never is `yes` (write true or false)"),
+        ("boolean", "[true, 1]", "never is `1`"),
+        ("integer", '"02"', "never is `02`"),
+        ("integer", "1.5", "never is `1.5`"),
+        ("char(4)", '"B "', "never is `B `"),
+        ("varchar(3)", "paid", "never is `paid`"),
+        ("public.mood", "[glad, sat]", "never is `sat` (look in psql how the column has it)"),
+        ("public.small", "7", "never is `7`"),
+        ("date", "22/11/2026", "never is `22?***`"),
+        ("boolean", "[true, null]", None),
+        ("numeric(8,2)", "[1, 2.500, NaN]", None),
+        ("char(4)", "B", None),
+        ("public.mood", "glad", None),
+        ("date", "2026-11-22", None),
+        ("jsonb", "paid", None),
+        ("public.picky", "7", None),
+    ],
+)
+def test_a_value_that_a_column_never_holds(
+    erp_database: str, tmp_path: Path, kind: str, asked: str, told: str | None
+) -> None:
+    with psycopg.connect(erp_database) as conn:
+        conn.execute("CREATE TYPE public.mood AS ENUM ('sad', 'glad')")
+        conn.execute("CREATE DOMAIN public.small AS int CHECK (VALUE < 5)")
+        conn.execute("""CREATE FUNCTION public.pick(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END'""")
+        conn.execute("CREATE DOMAIN public.picky AS int CHECK (public.pick(VALUE))")
+        conn.execute(f"CREATE TABLE public.bills (no int PRIMARY KEY, paid {kind})".encode())
+    path = tmp_path / "rules.yaml"
+    path.write_text(PAID.replace("ASKED", asked), encoding="utf-8")
+    said = CliRunner().invoke(main, ["check", str(path), "--db"], env={"LISTENER_DATABASE_URL": erp_database})
+    if told is None:
+        assert "no `listener` schema of this version" in said.stdout, "nothing is wrong but that"
+    else:
+        assert f"{path}:7:" in said.stdout
+        assert told in said.stdout
+    assert said.stderr.endswith("\n1 fault\n")
+
+
+PAID = """\
+version: 1
+accounts: {main: {domain: acme, token: "${CARESOFT_TOKEN}", service_id: 12}}
+watch:
+  bill: {table: public.bills, columns: [paid]}
+rules:
+  paid: {on: bill, to: "'0980000000'", text: "ACME: Da nhan tien",
+    change: {paid: {to: ASKED}}}
+"""
 BY_DATE = """\
 version: 1
 accounts:
