@@ -295,6 +295,8 @@ Positive = Annotated[Number, Field(gt=0), WithJsonSchema({"type": "number", "exc
 
 def _value(value: Any) -> str | Decimal | bool | None:
     match value:
+        case Decimal() if has_unclear_dot(value):
+            raise refuse(UNCLEAR_DOT, WITHOUT_DOT)
         case None | bool() | str() | Decimal():
             return value
         case int():

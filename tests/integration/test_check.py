@@ -141,7 +141,7 @@ def test_what_the_database_does_not_have(
         ("public.small", "7", "never is `7`"),
         ("date", "22/11/2026", "never is `22?***`"),
         ("boolean", "[true, null]", None),
-        ("numeric(8,2)", "[1, 2.500, NaN]", None),
+        ("numeric(8,2)", "[1, 2.50, NaN]", None),
         ("char(4)", "B", None),
         ("public.mood", "glad", None),
         ("date", "2026-11-22", None),
