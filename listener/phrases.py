@@ -119,6 +119,8 @@ REASONS: Sequence[tuple[str, str]] = (
     ("ticket.id is not a whole number", "mã phiếu (ticket.id) không phải là số nguyên"),
     ("ticket.thread gives nothing for this change", "ticket.thread không cho kết quả với thay đổi này"),
     # a row to try a rule with, and the table that it is read from
+    ("--row: a number has more digits than any column can hold",
+     "dòng dữ liệu: có số nhiều chữ số hơn mọi cột chứa được"),
     ("--row is not JSON: {x*}", "dòng dữ liệu không đúng dạng JSON: {x}"),
     ("--row is nested too deeply", "dòng dữ liệu lồng nhau quá sâu"),
     ("--row must be an object, such as {x}", "dòng dữ liệu phải là một đối tượng JSON, ví dụ {x}"),

@@ -1,15 +1,17 @@
 """What a rule would do for one row. Nothing is written, nothing is sent."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import psycopg
 
 from listener import capture
-from listener.database import Connection, loads_exact
+from listener.database import Connection
 from listener.errors import ListenerError, UsageError
 from listener.lookups import Lookups
 from listener.model import Change, Op, State, key_text
@@ -47,7 +49,8 @@ class Rows:
 def rows_of(text: str) -> Rows:
     """A row from `--row`: JSON of the new row, or `{"old": …, "new": …}`. Raises `UsageError`."""
     try:
-        value = loads_exact(text)
+        # NaN is captured as a text
+        value = json.loads(text, parse_float=_number, parse_int=Decimal, parse_constant=str)
     except ValueError as error:
         raise UsageError(f"--row is not JSON: {error}") from None
     except RecursionError:
@@ -59,6 +62,14 @@ def rows_of(text: str) -> Rows:
             raise UsageError("--row: `old` and `new` are both empty")
         return Rows(old=value.get("old"), new=value.get("new"), old_known="old" in value)
     return Rows(old=None, new=value, old_known=False)
+
+
+def _number(written: str) -> Decimal:
+    number = Decimal(written)
+    # As many digits as PostgreSQL's numeric has at most: written out, 1e999999999 would fill the memory.
+    if abs(number.adjusted()) > 131_072:
+        raise UsageError("--row: a number has more digits than any column can hold")
+    return number
 
 
 async def row_by_key(conn: Connection, rules: RuleSet, watch_name: str, key: str) -> Rows:

@@ -245,6 +245,8 @@ def test_people_get_lines(rules: Path) -> None:
         (["stripped", "--row", "{"], 2, "--row is not JSON"),
         (["stripped", "--row", "[1]"], 2, "--row must be an object"),
         (["stripped", "--row", "[" * 100_000], 2, "--row is nested too deeply"),
+        (["stripped", "--row", '{"id": 1e999999999}'], 2, "a number has more digits than any column can hold"),
+        (["stripped", "--row", '{"id": -1e-999999999}'], 2, "a number has more digits than any column can hold"),
         (["stripped", "--row", '{"old": null, "new": null}'], 2, "--row: `old` and `new` are both empty"),
         (["stripped", "--key", "1"], 4, "the database is out of reach"),
         (["order", "--row", '{"order_no": "D1"}'], 4, "the database is out of reach"),
