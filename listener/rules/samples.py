@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,7 @@ from listener.model import Op
 from listener.templates import Row
 
 Column = tuple[str, str]
-"""`("new", "balance")`, `("customer", "phone")`."""
+"""`("new", "balance")`, `("customer", "phone")`; `("new.order", "total")` for a key of the jsonb `new.order`."""
 Render = Callable[[Mapping[str, object]], object]
 
 _AT = datetime(2026, 11, 22, 3, tzinfo=UTC)
@@ -28,22 +29,11 @@ _NAME = "Nguyễn Thị Đoan Trường, 123 đường Trần Hưng Đạo, qu�
 _MOST = 1500
 
 
-class _AnyObject(dict[str, object]):
-    """A jsonb object that has every key, with one value."""
+class _Shape(Enum):
+    """A sample of jsonb; what its keys hold is chosen for each, as for columns."""
 
-    def __init__(self, value: object) -> None:
-        super().__init__()
-        self._value = value
-
-    def __missing__(self, _key: str) -> object:
-        return self._value
-
-
-_OF_NUMBERS, _OF_TEXTS = _AnyObject(Decimal(1234567)), _AnyObject(_NAME)
-_OBJECTS = (
-    *(_OF_NUMBERS, _OF_TEXTS, _AnyObject("2026-11-22T10:00:00+07:00"), _AnyObject(_OF_NUMBERS), _AnyObject(_OF_TEXTS)),
-    *(_AnyObject(["a", "b"]), _AnyObject([_OF_NUMBERS]), _AnyObject([_OF_TEXTS])),
-)
+    OBJECT = auto()
+    LIST_OF_OBJECTS = auto()
 
 
 _KINDS: tuple[object, ...] = (
@@ -58,9 +48,8 @@ _KINDS: tuple[object, ...] = (
     None,
     [Decimal(1), Decimal(2)],
     ["a", "b"],
-    *_OBJECTS,
-    [_OF_NUMBERS],
-    [_OF_TEXTS],
+    *_Shape,
+    [[Decimal(1), Decimal(2)]],
     Decimal(0),
     "",
 )
@@ -80,13 +69,28 @@ class _Columns:
     def __getitem__(self, column: str) -> object:
         place = (self.owner, column)
         self.read[place] = None
-        return self.choice[place] if place in self.choice else self.default(place)
+        sample = self.choice[place] if place in self.choice else self.default(place)
+        if not isinstance(sample, _Shape):
+            return sample
+        inner = _Object(replace(self, owner=".".join(place)))
+        return inner if sample is _Shape.OBJECT else [inner]
 
     def __iter__(self) -> Iterator[str]:
         return iter(())
 
     def __len__(self) -> int:
         return 1
+
+
+class _Object(dict[str, object]):
+    """A jsonb object that has every key."""
+
+    def __init__(self, columns: _Columns) -> None:
+        super().__init__()
+        self._columns = columns
+
+    def __missing__(self, key: str) -> object:
+        return self._columns[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
