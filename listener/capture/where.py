@@ -16,11 +16,11 @@ SQL = load("capture")
 _ROW_COLUMN = r'\b(?P<side>NEW|OLD)\.(?P<column>"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
 # A `where` made of these alone, on columns of simple types, cannot fail at run time and calls no function of others, so
 # it may stand in the trigger's WHEN, where it costs an unrelated update the least. Anything else runs inside the
-# function, where a failure is swallowed.
+# function, where a failure is swallowed. The last + keeps it from trying every way to part blanks and digits.
 _SIMPLE = re.compile(
     rf"""(?: \s+ | \(|\)|, | <>|!=|<=|>=|=|< |> | '(?:[^']|'')*' | \d+(?:\.\d+)?
         | {_ROW_COLUMN.replace("?P<side>", "?:").replace("?P<column>", "?:")}
-        | (?:AND|OR|NOT|IS|NULL|IN|BETWEEN|TRUE|FALSE|DISTINCT|FROM)\b )*""",
+        | (?:AND|OR|NOT|IS|NULL|IN|BETWEEN|TRUE|FALSE|DISTINCT|FROM)\b )*+""",
     re.IGNORECASE | re.VERBOSE,
 )
 # What names a column of OLD or NEW, outside of strings and quoted names.
