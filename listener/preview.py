@@ -114,8 +114,12 @@ async def preview(
                 found = {name: Missing(f"lookup {name} needs the database") for name in watch.lookup}
             elif watch.lookup:
                 found = (await lookups.find(watch, [change], zone=rules.zone, patient=False))[0]
-            verdicts = rules.only(rule).verdicts(change, found, change.at, old_known=captured.old_known)
-            verdict = next(iter(verdicts))
+            # Whether an earlier rule of its group (`first_match`) answers can be told where all of the change is known.
+            known = captured.old_known and rules.rules.rules[rule].enabled
+            verdicts = (rules if known else rules.only(rule)).verdicts(
+                change, found, change.at, old_known=captured.old_known
+            )
+            verdict = next(verdict for verdict in verdicts if verdict.rule == rule)
             first = first or verdict
             if verdict.messages:
                 return await _shape(verdict, conn)

@@ -46,6 +46,8 @@ rules:
   told: {on: made, change: {body: {to: x}}, to: new.phone, text: "{{ op }} {{ 'of nothing' if not old }}"}
   missed: {on: removed, to: old.phone, text: "{{ op }} {{ old.body }} {{ 'left nothing' if not new }}"}
   off: {on: notes, to: new.phone, text: "{{ new.body }}", enabled: false}
+  large: {on: notes, when: new.body == 'big', to: new.phone, text: large, first_match: size}
+  other: {on: notes, to: new.phone, text: other, first_match: size}
   always: {on: notes, to: new.phone, text: "{{ new.body }}", quiet_hours: {from: QUIET_FROM, to: QUIET_TO}}
   order:
     on: orders
@@ -182,6 +184,8 @@ def test_every_cleaning(rules: Path, vector: tuple[str, str, str, str]) -> None:
         ("gone", {"old": note("Don 5")}, "send", None),
         ("gone", {"old": note("a"), "new": note("b")}, "skip", "`when` is not true: op == 'delete'"),
         ("off", note(), "send", None),
+        ("other", {"old": note("a"), "new": note("big")}, "skip", "an earlier rule of the group size has answered"),
+        ("other", {"old": note("a"), "new": note("small")}, "send", None),
     ],
 )
 def test_verdicts_and_their_reasons(
