@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -113,14 +113,19 @@ class CompiledRule:
     watched: tuple[str, ...] = ()
     # what a watch by the clock found is no row that could be read again
     rechecks: bool = False
+    # the columns by which each lookup finds its row
+    found_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def told(self) -> frozenset[str]:
-        """The columns of the new row that decide whether a message is made, who gets it and what it says."""
+    def told(self) -> frozenset[str] | None:
+        """The columns of the new row that decide whether a message is made, who gets it and what it says; None when
+        the row is used whole."""
         pieces = [piece for piece in (self.when, *self.to, self.text) if piece is not None]
-        return frozenset(self.watched) | {
-            name[1] for piece in pieces for name in piece.names if name[0] == "new" and len(name) > 1
-        }
+        names: frozenset[tuple[str, ...]] = frozenset().union(*(piece.names for piece in pieces))
+        if ("new",) in names:
+            return None
+        looked_up = {column for name in names for column in self.found_by.get(name[0], ())}
+        return frozenset(self.watched) | looked_up | {name[1] for name in names if name[0] == "new"}
 
     @property
     def names(self) -> frozenset[tuple[str, ...]]:
@@ -250,7 +255,8 @@ class _Plan:
     def _still_true(self) -> Mapping[str, Any] | None:
         if not self.compiled.rechecks or self.change.new is None:
             return None
-        return {column: self.change.new.get(column) for column in sorted(self.compiled.told)}
+        told = self.compiled.told
+        return {column: self.change.new.get(column) for column in sorted(self.change.new if told is None else told)}
 
     def _unfit(self, text: str, parts: int) -> str | None:
         if not text.strip():

@@ -139,6 +139,7 @@ def compile_rules(rules: Rules, version: int = 0) -> RuleSet:
                 save_parameters=parameters(ticket.save) if ticket and ticket.save else (),
                 watched=tuple(rule.change) or rules.watch[rule.on].columns,
                 rechecks=rule.recheck and rules.watch[rule.on].table is not None,
+                found_by={name: parameters(query) for name, query in rules.watch[rule.on].lookup.items()},
             )
         )
     return RuleSet(rules=rules, version=version, by_watch={name: tuple(found) for name, found in by_watch.items()})

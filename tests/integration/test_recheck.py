@@ -65,6 +65,28 @@ async def test_a_late_message_is_dropped_when_what_it_says_or_whom_it_tells_is_a
         assert (await reasons(world))["superseded"] == ["recheck: phone changed since"]
 
 
+async def test_a_late_message_is_dropped_when_it_was_looked_up_by_a_column_that_is_another(database: str) -> None:
+    rules = RULES.replace("[insert, update]", '[insert, update], lookup: {by: "SELECT %(owner)s AS phone"}')
+    rules += rule("recheck: true").replace("new.phone", "by.phone")
+    async with open_world(database, rules=rules, schema=SCHEMA.replace("phone", "owner")) as world:
+        await tell_late(world, A=1, C=1)
+        await world.db.execute("UPDATE public.stock SET owner = '0912345678' WHERE item = 'A'")
+        await world.once()
+        assert world.arrived() == ["told C 1"]
+        assert (await reasons(world))["superseded"] == ["recheck: owner changed since"]
+
+
+async def test_a_late_message_of_the_whole_row_is_dropped_when_any_column_is_another(database: str) -> None:
+    text = '"{% set row = new %}told {{ key }} {{ row.amount }}"'
+    rules = RULES + rule("recheck: true").replace('"told {{ key }} {{ new.amount }}"', text)
+    async with open_world(database, rules=rules, schema=SCHEMA.replace("note text", "note text, spot text")) as world:
+        await tell_late(world, A=1, C=1)
+        await world.db.execute("UPDATE public.stock SET spot = 'B2' WHERE item = 'A'")
+        await world.once()
+        assert world.arrived() == ["told C 1"]
+        assert (await reasons(world))["superseded"] == ["recheck: spot changed since"]
+
+
 async def test_an_amount_that_no_float_holds_is_the_same_when_it_is_read_again(database: str) -> None:
     exact = "12345678901234.5678"
     async with open_world(database, rules=RULES + rule("recheck: true"), schema=SCHEMA) as world:
