@@ -25,6 +25,8 @@ _SIMPLE = re.compile(
 )
 # What names a column of OLD or NEW, outside of strings and quoted names.
 _MENTION = re.compile(rf"""'(?:[^']|'')*' | {_ROW_COLUMN} | "(?:[^"]|"")*" """, re.IGNORECASE | re.VERBOSE)
+# the role whose rights the function has, not the one that made the change
+_INSTALLER = re.compile(r"(?<![.\w])(?:current_user|current_role|user)\b", re.IGNORECASE)
 
 
 async def check_where(conn: Connection, table: Table, where: str) -> None:
@@ -35,6 +37,9 @@ async def check_where(conn: Connection, table: Table, where: str) -> None:
     for column in _mentioned(where):
         if column not in table.columns:
             raise ListenerError(f"where: {table} has no column {column}{did_you_mean(column, list(table.columns))}")
+    if found := _INSTALLER.search(_MENTION.sub("''", where)):
+        who = f"{found[0].lower()} is here whoever installed the trigger"
+        raise ListenerError(f"where: {who}; write session_user for whoever made the change")
     query = sql.SQL("PREPARE listener_where AS SELECT 1 FROM {table} AS old, {table} AS new WHERE ({where})").format(
         table=table.identifier, where=sql.SQL(where)
     )

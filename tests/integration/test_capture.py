@@ -269,6 +269,13 @@ async def test_a_where_may_look_into_a_table_whose_columns_are_named_as_our_vari
     assert await erp.failures() == 0
 
 
+async def test_a_where_may_ask_who_made_the_change(erp: Erp) -> None:
+    await watch_status(erp, where="session_user = current_setting('listener.who') AND NEW.note IS NOT NULL")
+    await erp.run("SET listener.who = 'nobody'; UPDATE public.orders SET status = 'one'")
+    await erp.run("SELECT set_config('listener.who', session_user, false); UPDATE public.orders SET status = 'two'")
+    assert [(key, new and new["status"]) for _, key, _, new in await erp.captured()] == [("1", "two"), ("2", "two")]
+
+
 async def test_a_simple_where_costs_an_unrelated_change_nothing(erp: Erp) -> None:
     """It stands in WHEN, so that the function is not even called."""
     await watch_status(erp, where="NEW.status = 'paid'")
@@ -308,6 +315,8 @@ async def test_a_where_that_fails_on_a_row_does_not_fail_the_erp(erp: Erp) -> No
         ("NEW.amount", "must be type boolean"),
         ("NEW.amount > 'ten'", "invalid input syntax"),
         ("NEW.status = = 1", "syntax error"),
+        ("NEW.note <> 'current_user' AND Current_User = 'erp'", "current_user is here whoever installed the trigger"),
+        ("user = 'erp'", "write session_user"),
     ],
 )
 async def test_a_where_that_cannot_work_is_refused_at_install(erp: Erp, where: str, said: str) -> None:
