@@ -37,7 +37,11 @@ async def check_where(conn: Connection, table: Table, where: str) -> None:
     for column in _mentioned(where):
         if column not in table.columns:
             raise ListenerError(f"where: {table} has no column {column}{did_you_mean(column, list(table.columns))}")
-    if found := _INSTALLER.search(_MENTION.sub("''", where)):
+    outside = _MENTION.sub("''", where)
+    # To PREPARE it is a parameter of its own; a trigger is given none.
+    if found := re.search(r"(?<![\w$])\$\d+", outside):
+        raise ListenerError(f"where: there is no parameter {found[0]}; name a column as NEW.column")
+    if found := _INSTALLER.search(outside):
         who = f"{found[0].lower()} is here whoever installed the trigger"
         raise ListenerError(f"where: {who}; write session_user for whoever made the change")
     query = sql.SQL("PREPARE listener_where AS SELECT 1 FROM {table} AS old, {table} AS new WHERE ({where})").format(

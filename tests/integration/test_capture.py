@@ -317,6 +317,7 @@ async def test_a_where_that_fails_on_a_row_does_not_fail_the_erp(erp: Erp) -> No
         ("NEW.status = = 1", "syntax error"),
         ("NEW.note <> 'current_user' AND Current_User = 'erp'", "current_user is here whoever installed the trigger"),
         ("user = 'erp'", "write session_user"),
+        ("NEW.note <> '$1' AND NEW.id > $1", r"there is no parameter \$1; name a column as NEW.column"),
     ],
 )
 async def test_a_where_that_cannot_work_is_refused_at_install(erp: Erp, where: str, said: str) -> None:
