@@ -87,6 +87,9 @@ class _Unaccenting(_Translation):
         # And 16 m³ of water or 50 m² of land would become 16 m and 50 m.
         if char in _PLAIN_FORMS:
             return _PLAIN_FORMS[char]
+        # and 1½ kg 1 kg; the blank keeps it from becoming 11/2 kg
+        if "\u2044" in (fraction := unicodedata.normalize("NFKC", char)):
+            return " " + fraction.replace("\u2044", "/")
         plain = "".join(part for part in unicodedata.normalize("NFD", char) if part in PLAIN)
         return plain if plain or unicodedata.combining(char) else _LOST
 
@@ -107,9 +110,9 @@ def clean(s: str) -> str:
 
 
 def unaccent(s: str) -> str:
-    """`clean`, then ASCII that is also GSM-7: letters lose their marks, `€` becomes EUR, m³ m3, the rest is dropped.
+    """`clean`, then ASCII that is also GSM-7: letters lose their marks, `€` becomes EUR, m³ m3, 1½ 1 1/2.
 
-    Between two digits it leaves a blank: a price that went 100→90 did not become 10090.
+    The rest is dropped; between two digits it leaves a blank: a price that went 100→90 did not become 10090.
     """
     plain = clean(s).translate(_UNACCENTING)
     return _LOST_BETWEEN_DIGITS.sub(" ", plain).replace(_LOST, "") if _LOST in plain else plain
