@@ -87,9 +87,9 @@ class _Unaccenting(_Translation):
         # And 16 m³ of water or 50 m² of land would become 16 m and 50 m.
         if char in _PLAIN_FORMS:
             return _PLAIN_FORMS[char]
-        # and 1½ kg 1 kg; the blank keeps it from becoming 11/2 kg
+        # and 1½ kg 1 kg, or 11/2 kg without what leaves a blank between two digits
         if "\u2044" in (fraction := unicodedata.normalize("NFKC", char)):
-            return " " + fraction.replace("\u2044", "/")
+            return _LOST + fraction.replace("\u2044", "/")
         plain = "".join(part for part in unicodedata.normalize("NFD", char) if part in PLAIN)
         return plain if plain or unicodedata.combining(char) else _LOST
 
