@@ -124,6 +124,7 @@ RETURNING id, state;
 -- name: release
 UPDATE listener.message SET state = 'waiting', held_by = NULL, reason = %(note)s
  WHERE id = ANY(%(ids)s::bigint[]) AND state = 'held' AND held_by IS NULL
+   AND NOT EXISTS (SELECT FROM listener.suppression s WHERE s.phone = message.phone)
 RETURNING id, state, expires_at + CASE WHEN quiet_at < expires_at AND quiet_until > due_at
                                        THEN quiet_until - greatest(due_at, quiet_at) ELSE interval '0' END
                      <= clock_timestamp() AS too_old;

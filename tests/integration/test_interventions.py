@@ -11,9 +11,12 @@ from datetime import timedelta
 
 import pytest
 
+from listener import personal
 from listener.backoff import Backoff
-from listener.model import Mode
+from listener.model import Mode, NotSent
+from listener.settling import Result, settle
 from listener.simulator.gateway import Answer, Break, Fault, Moment, Request
+from tests.integration.test_races import leased
 from tests.support.verbs import Said, verb
 from tests.support.world import PHONE, World, open_world, rules_text
 
@@ -309,6 +312,17 @@ async def test_a_phone_on_the_suppression_list_is_not_retried(erp_database: str)
             assert said.code == 1
             assert "suppression" in said.err
         assert world.arrived() == ["one"]
+
+
+async def test_a_phone_on_the_suppression_list_is_not_released(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        lease = await leased(world, "one")
+        await personal.suppress(world.db, PHONE, by="test", reason="asked to")
+        await settle(world.db, [Result(lease=lease, outcome=NotSent(cause="late"))], lambda: 0.5)
+        assert await state(world, "one") == "held"
+        said = await say(world, "release", lease.message_id)
+        assert (said.code, said.out) == (1, "release: 0 messages\n")
+        assert "suppression" in said.err
 
 
 @pytest.mark.parametrize("if_unsure", ["hold", "resend"])
