@@ -102,8 +102,11 @@ async def act(
                 for query in ("retry", "retry_finished"):
                     await _do(conn, query, {**args, "lives": json.dumps(lives)}, deed)
                 await _judge_anew(conn, settings, rules, args, deed)
-            case Verb.CANCEL | Verb.RELEASE:
-                await _do(conn, verb.value, args, deed)
+            case Verb.CANCEL:
+                await _do(conn, "cancel", args, deed)
+            case Verb.RELEASE:
+                await _do(conn, "release", args, deed)
+                await _part_from_too_old(conn, threads, deed)
         if verb is not Verb.RELEASE:
             await conn.execute(SQL["end_ticket_wait"], {"threads": threads})
         await messages.requeue(conn, threads)
@@ -151,10 +154,15 @@ async def release_muted(
 
 async def _do(conn: Connection, query: str, args: Mapping[str, Any], deed: Deed) -> None:
     for row in await (await conn.execute(SQL[query], args)).fetchall():
-        if row.get("too_old"):
-            deed.skipped[row["id"]] = "it grew too old while it was held and expires; `listener retry` sends it now"
-        else:
-            deed.done[row["id"]] = State(row["state"])
+        deed.done[row["id"]] = State(row["state"])
+
+
+async def _part_from_too_old(conn: Connection, threads: Sequence[int], deed: Deed) -> None:
+    """What was released only to expire is told apart."""
+    await messages.spare(conn, threads)
+    for row in await (await conn.execute(SQL["too_old"], {"ids": list(deed.done)})).fetchall():
+        del deed.done[row["id"]]
+        deed.skipped[row["id"]] = "it grew too old while it was held and expires; `listener retry` sends it now"
 
 
 async def _judge_anew(

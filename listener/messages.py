@@ -234,11 +234,18 @@ def to_json(rows: Iterable[dict[str, Any]]) -> str:
     return dumps_exact(list(rows))
 
 
+async def spare(conn: Connection, threads: Sequence[int]) -> None:
+    """Gives what waited too long in these locked threads the time back that were quiet hours, however many nights."""
+    while await (await conn.execute(SQL["spare"], {"threads": threads})).fetchall():
+        pass
+
+
 async def expire(conn: Connection) -> None:
     """Ends messages that waited past their `expires`, and puts what comes after them in the queue."""
     async with together(conn):
         rows = await (await conn.execute(SQL["lock_expired"], {})).fetchall()
         if rows:
             args = {"threads": [row["id"] for row in rows]}
-            for name in ("spare", "expire", "expire_unsure", "requeue_threads"):
+            await spare(conn, args["threads"])
+            for name in ("expire", "expire_unsure", "requeue_threads"):
                 await conn.execute(SQL[name], args)

@@ -125,9 +125,10 @@ RETURNING id, state;
 UPDATE listener.message SET state = 'waiting', held_by = NULL, reason = %(note)s
  WHERE id = ANY(%(ids)s::bigint[]) AND state = 'held' AND held_by IS NULL
    AND NOT EXISTS (SELECT FROM listener.suppression s WHERE s.phone = message.phone)
-RETURNING id, state, expires_at + CASE WHEN quiet_at < expires_at AND quiet_until > due_at
-                                       THEN quiet_until - greatest(due_at, quiet_at) ELSE interval '0' END
-                     <= clock_timestamp() AS too_old;
+RETURNING id, state;
+
+-- name: too_old
+SELECT id FROM listener.message WHERE id = ANY(%(ids)s::bigint[]) AND state = 'waiting' AND expires_at <= clock_timestamp();
 
 -- name: release_brakes
 -- What the rule made so far was meant, so its count begins anew: or its next message would be held again.

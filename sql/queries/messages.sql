@@ -431,13 +431,15 @@ UPDATE listener.thread t
  WHERE t.id = w.id AND t.lease IS NULL;
 
 -- name: spare
--- What came into the quiet hours before it was too old did not grow older in them, though nobody could work on it.
+-- What came into the quiet hours before it was too old did not grow older in them, though nobody could work on it: those
+-- of one day, until there are no more rows.
 UPDATE listener.message
    SET due_at = greatest(due_at, quiet_until), order_at = greatest(order_at, quiet_until),
        expires_at = expires_at + (quiet_until - greatest(due_at, quiet_at)),
        quiet_at = quiet_at + interval '1 day', quiet_until = quiet_until + interval '1 day'
  WHERE thread_id = ANY(%(threads)s::bigint[]) AND state = 'waiting' AND expires_at <= clock_timestamp()
-   AND quiet_at < expires_at AND quiet_until > due_at;
+   AND quiet_at < expires_at AND quiet_until > due_at
+RETURNING id;
 
 -- name: expire
 -- What waited in these threads past its `expires`.

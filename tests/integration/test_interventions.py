@@ -283,10 +283,11 @@ async def test_what_grew_too_old_while_it_was_held_is_told_and_not_counted_as_re
         await world.notes([("a", "sent"), ("b", "old"), ("c", "young"), ("d", "slept")])
         await world.once()
         await world.db.execute("UPDATE listener.message SET expires_at = now() WHERE text = 'old'")
-        # which is past its hour, too, but for the quiet hours
+        # which is past its 20 hours, too, but for the quiet hours of two nights
         await world.db.execute(
-            """UPDATE listener.message SET due_at = now() - interval '10 h', quiet_at = now() - interval '9 h',
-                      quiet_until = now() - interval '1 h', expires_at = now() - interval '7 h' WHERE text = 'slept'"""
+            """UPDATE listener.message SET due_at = now() - interval '38 h', quiet_at = now() - interval '37 h',
+                      quiet_until = now() - interval '27 h', expires_at = now() - interval '18 h'
+                WHERE text = 'slept'"""
         )
         released = await say(world, "release", "--rule", "note", "--yes")
         assert released.out == "release: 2 messages\n"

@@ -187,6 +187,9 @@ async def test_what_a_person_retries_in_the_quiet_hours_is_sent_at_their_end(dat
         ((-14, -13, -3, -8), "accepted"),
         ((-17, -13, -3, -14), "expired"),
         ((-20, -15, -5, -14), "expired"),
+        # and when two nights were quiet
+        ((-38, -37, -27, -18), "accepted"),
+        ((-38, -37, -27, -24), "expired"),
     ],
 )
 async def test_what_nobody_could_send_does_not_grow_older_in_the_quiet_hours(
