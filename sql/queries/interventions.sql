@@ -108,16 +108,17 @@ SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, threa
 RETURNING id, state;
 
 -- name: arrived
--- An unclear one that a person knows to have arrived.
+-- An unclear one that a person knows to have arrived. Its ticket is not known; should the answer still come, it is.
 WITH gone AS (
     DELETE FROM listener.message WHERE id = ANY(%(ids)s::bigint[]) AND state = 'unknown' RETURNING *
 )
 INSERT INTO listener.finished (id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority,
                                phone, text, parts, encoding, state, reason, ticket_own, ticket_sent, ticket_id,
-                               permits, attempts, unsure, created_at, order_at, due_at, expires_at, settled_at, lease)
+                               permits, attempts, unsure, save, created_at, order_at, due_at, expires_at, settled_at,
+                               lease)
 SELECT id, change_id, rule, rules_version, watch, key, account, thread_id, thread, priority, phone, text, parts, encoding,
-       'accepted', %(note)s, ticket_own, ticket_sent, ticket_id, permits, attempts, unsure, created_at, order_at, due_at,
-       expires_at, clock_timestamp(), lease
+       'accepted', %(note)s, ticket_own, ticket_sent, ticket_id, permits, attempts, unsure, save, created_at, order_at,
+       due_at, expires_at, clock_timestamp(), lease
   FROM gone
 RETURNING id, state;
 

@@ -305,7 +305,8 @@ UPDATE listener.attempt a
 -- name: finish
 -- Accepted, rejected and outdated messages leave the queue. One that was perhaps sent before is never called rejected;
 -- one whose earlier permit was answered while this one was under way is accepted, whatever came of this one. When some
--- are not in the queue any more, a person may have given them up meanwhile: these were sent after all.
+-- are not in the queue any more, a person may have given them up meanwhile: these were sent after all. Of one that a person
+-- knew to have arrived the ticket comes to be known.
 WITH gone AS (
     DELETE FROM listener.message m
      USING json_to_recordset(%(results)s::json) AS r(id bigint, n integer, lease bigint, state text, reason text,
@@ -338,10 +339,12 @@ WITH gone AS (
       FROM gone
 ), late AS (
     UPDATE listener.finished f
-       SET state = 'accepted', ticket_id = r.ticket_received, reason = concat_ws('; ', 'sent after all', r.reason, f.reason)
+       SET state = 'accepted', ticket_id = r.ticket_received,
+           reason = concat_ws('; ', CASE WHEN f.state <> 'accepted' THEN 'sent after all' END, r.reason, f.reason)
       FROM json_to_recordset(%(results)s::json) AS r(id bigint, state text, reason text, ticket_received bigint)
      WHERE (SELECT count(*) FROM gone) < json_array_length(%(results)s::json)
-       AND f.id = r.id AND r.state = 'accepted' AND f.state IN ('cancelled', 'expired', 'rejected')
+       AND f.id = r.id AND r.state = 'accepted'
+       AND (f.state IN ('cancelled', 'expired', 'rejected') OR f.state = 'accepted' AND f.ticket_id IS NULL)
        AND f.settled_at > now() - interval '1 day'
     RETURNING f.id, f.rule, f.ticket_id, f.ticket_own, f.save
 )

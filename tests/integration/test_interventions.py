@@ -11,9 +11,9 @@ from datetime import timedelta
 
 import pytest
 
-from listener import personal
+from listener import interventions, personal
 from listener.backoff import Backoff
-from listener.model import Mode, NotSent
+from listener.model import Accepted, Mode, NotSent, Unknown
 from listener.settling import Result, settle
 from listener.simulator.gateway import Answer, Break, Fault, Moment, Request
 from tests.integration.test_races import leased
@@ -127,6 +127,19 @@ async def test_a_cancelled_message_that_was_sent_after_all_is_shown_as_accepted(
         assert (await world.one("SELECT saved_ticket FROM public.notes"))["saved_ticket"] == row["ticket_id"]
         status = (await say(world, "status", "-o", "json")).json
         assert (status["messages"]["accepted"], status["messages"]["cancelled"]) == (1, 0)
+
+
+async def test_the_ticket_of_a_message_that_a_person_knew_to_have_arrived_may_still_be_told(erp_database: str) -> None:
+    rules = rules_text(ticket='{save: "UPDATE public.notes SET saved_ticket = %(ticket_id)s WHERE id = %(id)s"}')
+    async with open_world(erp_database, rules=rules) as world:
+        lease = await leased(world, "one")
+        await settle(world.db, [Result(lease=lease, outcome=Unknown(cause="it was not seen"))], lambda: 0.5)
+        assert await interventions.arrived(world.db, lease.message_id, by="lan", reason=None)
+        await settle(world.db, [Result(lease=lease, outcome=Accepted(ticket=7), ms=9)], lambda: 0.5)
+        told = await world.one("SELECT state, reason, ticket_id FROM listener.messages")
+        assert told == {"state": "accepted", "reason": "it did arrive, says lan", "ticket_id": 7}
+        await world.once()
+        assert await world.one("SELECT saved_ticket FROM public.notes") == {"saved_ticket": 7}
 
 
 async def test_a_message_that_the_gateway_refused_is_sent_again_as_it_is(erp_database: str) -> None:

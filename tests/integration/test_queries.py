@@ -65,7 +65,7 @@ LEFT_OUT = {
     "supersede": NEVER_AGAIN,
     # the answer to its last request may still come, with a ticket to be written back
     "cancel": NEVER_AGAIN - {"save"},
-    "arrived": NEVER_AGAIN,
+    "arrived": NEVER_AGAIN - {"save"},
 }
 
 
