@@ -157,7 +157,8 @@ ON CONFLICT (target, value) DO UPDATE
 RETURNING id;
 
 -- name: resume
-UPDATE listener.pause SET until = since
+-- Not later than now, should the clock have been set back since it began.
+UPDATE listener.pause SET until = least(since, clock_timestamp())
  WHERE target = %(target)s AND value = %(value)s AND (until IS NULL OR until > clock_timestamp())
 RETURNING id;
 
@@ -198,7 +199,7 @@ UPDATE listener.pause SET until = since WHERE until > since AND until <= clock_t
 UPDATE listener.pause SET until = '-infinity' WHERE until <= since RETURNING id;
 
 -- name: stand_on
-UPDATE listener.pause SET until = since WHERE id = ANY(%(pauses)s::bigint[]);
+UPDATE listener.pause SET until = least(since, clock_timestamp()) WHERE id = ANY(%(pauses)s::bigint[]);
 
 -- name: be_gone
 DELETE FROM listener.pause WHERE id = ANY(%(pauses)s::bigint[]);

@@ -139,6 +139,18 @@ async def test_a_pause_ends_by_itself_and_says_so(erp_database: str) -> None:
         assert sorted(ended["what"]["targets"]) == ["everything", "rule note"]
 
 
+async def test_a_resume_is_heeded_at_once_though_the_clock_was_set_back(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.once()
+        assert (await say(world, "pause", "--reason", "who knows")).code == 0
+        # Of both clocks only the difference matters.
+        await world.db.execute("UPDATE listener.pause SET since = now() + interval '1 h'")
+        assert (await say(world, "resume")).code == 0
+        await world.note("a", "one")
+        await world.once()
+        assert await world.states() == {"one": "accepted"}
+
+
 async def test_a_message_that_two_pauses_stop_waits_for_both(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         await say(world, "pause", "--rule", "note", "--reason", "r")
