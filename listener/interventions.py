@@ -248,11 +248,11 @@ async def _explain(conn: Connection, verb: Verb, ids: Sequence[int], deed: Deed)
             deed.skipped.setdefault(number, "there is no such message")
         elif number not in deed.done:
             paused = row["paused"] and verb is not Verb.CANCEL
-            why = "a pause holds it: `listener resume` lets it go" if paused else _why_not(verb, State(row["state"]))
-            deed.skipped.setdefault(number, why)
+            stays = _why_not(verb, State(row["state"]), whole=row["whole"])
+            deed.skipped.setdefault(number, "a pause holds it: `listener resume` lets it go" if paused else stays)
 
 
-def _why_not(verb: Verb, state: State) -> str:
+def _why_not(verb: Verb, state: State, *, whole: bool) -> str:
     match state:
         case State.SENDING:
             return "it is being sent right now"
@@ -260,6 +260,8 @@ def _why_not(verb: Verb, state: State) -> str:
             return "it waits to be sent already"
         case State.ACCEPTED:
             return "CareSoft has accepted it"
+        case _ if state in FROM[verb] and not whole:
+            return "its phone and text are no longer kept"
         case _ if state in FROM[verb]:
             return "its phone is on the suppression list, or another message took its place"
         case _:

@@ -65,7 +65,8 @@ RETURNING id, state;
 -- name: unsent
 -- Messages that were rejected before any request was made, with the changes that they came of, as far as these are kept.
 SELECT f.id, f.rule, f.phone, c.id AS change_id, c.watch, c.op, c.key, c.old, c.new, c.at
-  FROM listener.finished f LEFT JOIN listener.change c ON c.id = f.change_id
+  FROM listener.finished f
+  LEFT JOIN listener.change c ON c.id = f.change_id AND (c.old IS NOT NULL OR c.new IS NOT NULL)
  WHERE f.id = ANY(%(ids)s::bigint[]) AND f.state = 'rejected' AND f.permits = 0
  ORDER BY f.id;
 
@@ -138,9 +139,9 @@ DELETE FROM listener.brake WHERE rule = %(rule)s RETURNING rule;
 
 -- name: standing
 -- How the messages asked for stand, for those that were left alone.
-SELECT id, state, held_by IS NOT NULL AS paused FROM listener.message WHERE id = ANY(%(ids)s::bigint[])
+SELECT id, state, held_by IS NOT NULL AS paused, true AS whole FROM listener.message WHERE id = ANY(%(ids)s::bigint[])
 UNION ALL
-SELECT id, state, false FROM listener.finished WHERE id = ANY(%(ids)s::bigint[]);
+SELECT id, state, false, phone IS NOT NULL AND text IS NOT NULL FROM listener.finished WHERE id = ANY(%(ids)s::bigint[]);
 
 -- name: who
 SELECT session_user::text AS role;

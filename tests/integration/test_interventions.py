@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pytest
 from listener import interventions, personal
 from listener.backoff import Backoff
 from listener.model import Accepted, Mode, NotSent, Unknown
+from listener.queries import load
 from listener.settling import Result, settle
 from listener.simulator.gateway import Answer, Break, Fault, Moment, Request
 from tests.integration.test_races import leased
@@ -177,6 +179,26 @@ async def test_a_message_rejected_before_any_request_is_judged_anew(erp_database
         assert await world.states() == {"one": "accepted"}
         assert await number(world, "one") == message
         assert (await say(world, "retry", message)).code == 1
+
+
+async def test_what_is_no_longer_kept_is_said_not_to_be_when_it_is_retried(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        assert (await say(world, "pause", "--account", "main", "--reason", "x")).code == 0
+        await world.note("a", "expired")
+        await world.note("b", "rejected", phone="none")
+        await world.once()
+        await world.db.execute("UPDATE listener.message SET expires_at = now()")
+        await world.once()
+        left = Counter(m["state"] for m in await world.messages())
+        assert left == {"expired": 1, "rejected": 1}
+        for state in left:
+            await world.db.execute(load("retention")["blank"], {"state": state, "keep": 0.0, "limit": 9})
+        said = await say(world, "retry", 1, 2)
+        assert said.code == 1
+        assert sorted(line.partition("left alone: ")[2] for line in said.err.splitlines()) == [
+            "its phone and text are no longer kept",
+            "the change that it came of is no longer kept",
+        ]
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["in the queue", "before it"])
