@@ -95,11 +95,16 @@ class Keeper:
         return await self._threads(conn, keep) or more
 
     async def _until(self, conn: Connection, end: float, query: str, args: dict[str, Any], what: str) -> bool:
-        """Batch after batch; whether time was up before there was nothing left."""
-        while await self._count(conn, query, args, what) == BATCH:
+        """Batch after batch, each in turn with people's deeds, which take the same rows in another order; whether time
+        was up before there was nothing left."""
+        while True:
+            async with conn.transaction():
+                await conn.execute(DEEDS["my_turn"], {})
+                n = await self._count(conn, query, args, what)
+            if n < BATCH:
+                return False
             if monotonic() > end:
                 return True
-        return False
 
     async def _threads(self, conn: Connection, keep: timedelta) -> bool:
         row = await (await conn.execute(SQL["any_old_threads"], _args(keep))).fetchone()

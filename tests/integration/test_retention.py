@@ -1,13 +1,17 @@
 """What was kept for long enough goes, and nothing else; counts stay; delivery does not wait for it."""
 
+import asyncio
 from datetime import timedelta
 
 import psycopg
 import pytest
 
+from listener.database import connect
 from listener.model import State
+from listener.queries import load
+from listener.retention import Keeper
 from listener.settings import Retention, read_retention
-from listener.simulator.gateway import Break, Fault, Moment
+from listener.simulator.gateway import Answer, Break, Fault, Moment
 from tests.support.verbs import verb
 from tests.support.world import PHONE, World, open_world, rules_text
 
@@ -102,6 +106,27 @@ async def test_states_that_are_kept_for_less_lose_phone_text_and_row_and_nothing
         assert changes["b"]["body"] == "refused 1"
         assert changes["c"]["body"] == "new"
         assert (await verb(world.environment(), "status", "-o", "json")).json["messages"]["accepted"] == 2
+
+
+async def test_what_goes_sooner_does_not_meet_a_persons_deed_halfway(erp_database: str) -> None:
+    """Each would hold what the other one wants next."""
+    async with open_world(erp_database) as world, await connect(world.settings, "upkeep", lock_timeout="1s") as conn:
+        world.gateway.add_fault(Fault(action=Answer(status=400), times=1))
+        await world.note("a", "refused")
+        await world.once()
+        args = {"messages": [1], "changes": [], "phone": PHONE, "digits": PHONE}
+        async with world.db.transaction():
+            # as `forget` does; it is the one to find out that neither can go on
+            await world.db.execute("SET LOCAL deadlock_timeout = '10ms'")
+            await world.db.execute(load("interventions")["my_turn"])
+            await world.db.execute(load("personal")["forget_messages"], args)
+            keeping = asyncio.create_task(Keeper(Retention(sooner={State.REJECTED: timedelta()})).look(conn))
+            await world.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+            await world.db.execute(load("personal")["forget_attempts"], args)
+        await keeping
+        assert await world.rows("SELECT detail, reason FROM listener.attempt, listener.finished") == [
+            {"detail": None, "reason": "phone and text were removed after their time"}
+        ]
 
 
 async def test_a_key_that_is_a_phone_goes_with_it(erp_database: str) -> None:
