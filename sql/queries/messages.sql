@@ -358,7 +358,8 @@ ON CONFLICT DO NOTHING;
 
 -- name: put_back
 -- Messages that stay: to be tried again, or unknown. One that waits for its retry keeps its place in the thread for
--- max_block, then queues anew; what stops the whole account (retry_s 0) is no reason to lose one's place.
+-- max_block, then queues anew; what stops the whole account (retry_s 0) is no reason to lose one's place. It is looked for on
+-- its ticket anew, should it be unknown once more.
 UPDATE listener.message m
    SET state = s.state,
        reason = r.reason,
@@ -371,6 +372,8 @@ UPDATE listener.message m
        due_at = CASE WHEN s.state = 'waiting' THEN clock_timestamp() + make_interval(secs => r.retry_s) ELSE m.due_at END,
        order_at = CASE WHEN s.state = 'waiting' AND r.retry_s > 0 AND clock_timestamp() + make_interval(secs => r.retry_s) > m.order_at + m.max_block
                        THEN clock_timestamp() + make_interval(secs => r.retry_s) ELSE m.order_at END,
+       looks = CASE WHEN s.state = 'waiting' THEN 0 ELSE m.looks END,
+       look_at = CASE WHEN s.state = 'waiting' THEN NULL ELSE m.look_at END,
        lease_until = NULL
   FROM json_to_recordset(%(results)s::json) AS r(
            id bigint, lease bigint, state text, reason text, counts boolean, no_ticket boolean, retry_s float8),

@@ -8,10 +8,12 @@ import pytest
 
 from listener import reconcile
 from listener.caresoft import Comment, read_comments
-from listener.model import LockedOut, Misconfigured, RateLimited, Unauthorized, Unknown
+from listener.model import LockedOut, Misconfigured, NotSent, RateLimited, Unauthorized, Unknown
 from listener.pacing import Punctuality
 from listener.reconcile import ZONES, is_written
+from listener.settling import Result, settle
 from listener.simulator.gateway import Answer, Break, Endpoint, Fault, Moment, Request
+from tests.integration.test_races import leased
 from tests.support.world import PHONE, World, open_world, rules_text
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -84,6 +86,20 @@ async def test_it_is_looked_for_a_few_times_and_then_left_to_a_person(erp_databa
             assert (row["state"], row["never"]) == ("unknown", True)
         assert len(asked(world)) == 5
         assert all(path.endswith(f"/tickets/{number}") for path in asked(world))
+
+
+async def test_what_was_looked_for_in_vain_before_it_was_sent_is_looked_for_anew(erp_database: str) -> None:
+    """A replica stood still with its permit, and says now that it did not use it."""
+    async with open_world(erp_database) as world:
+        lease = await leased(world, "one")
+        await settle(world.db, [Result(lease=lease, outcome=Unknown(cause="nobody came back"))], lambda: 0.5)
+        await world.db.execute("UPDATE listener.message SET looks = 5, look_at = 'infinity'")
+        await settle(world.db, [Result(lease=lease, outcome=NotSent(cause="the slot was too old"))], lambda: 0.5)
+        world.gateway.add_fault(Fault(action=Break(moment=Moment.BEFORE_ANSWER), endpoint=Endpoint.SMS))
+        await world.db.execute("UPDATE listener.message SET ticket_own = %s", [ticket(world)])
+        async with world.service():
+            await world.until("SELECT reason = 'found on its ticket' FROM listener.messages")
+        assert world.arrived() == ["one"]
 
 
 async def test_without_a_ticket_there_is_nothing_to_look_at(erp_database: str) -> None:
