@@ -180,6 +180,8 @@ def judge_joined(
     now: datetime,
     mode: Mode,
     group: Group | None,
+    *,
+    old_known: bool = True,
 ) -> Verdict:
     """A rule that coalesces judges the net change since its group began; back to where it began is silence."""
     coalesce = compiled.rule.coalesce
@@ -190,7 +192,7 @@ def judge_joined(
         change = replace(change, old=group.old, op=Op.UPDATE if group.old is not None else Op.INSERT)
         moves = Moves(change)
         names = {**names, "old": Row(group.old, "old") if group.old is not None else None, "op": change.op.value}
-    verdict = judge(compiled, change, moves, names, now, mode)
+    verdict = judge(compiled, change, moves, names, now, mode, old_known=old_known)
     begun = group or Group(old=change.old, since=change.at)
     wait_until = min(now + coalesce.wait, max(begun.since, now - coalesce.max_wait) + coalesce.max_wait)
     messages = tuple(

@@ -102,7 +102,8 @@ class RuleSet:
             if rule.coalesce is None:
                 verdict = judge(compiled, change, moves, names, now, mode, old_known=old_known)
             else:
-                verdict = judge_joined(compiled, change, moves, names, now, mode, groups.get(rule.name))
+                group = groups.get(rule.name)
+                verdict = judge_joined(compiled, change, moves, names, now, mode, group, old_known=old_known)
             if verdict.messages and rule.first_match is not None:
                 taken.add(rule.first_match)
             yield verdict

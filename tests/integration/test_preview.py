@@ -41,6 +41,8 @@ rules:
   silent: {on: notes, to: new.phone, text: "{{ new.body }}", mode: shadow}
   tested: {on: notes, to: new.phone, text: "{{ new.body }}", mode: allowlist, allowlist: [0912345678]}
   moved: {on: notes, change: {body: {from: a, to: b}}, to: new.phone, text: "from {{ old.body }} to {{ new.body }}"}
+  joined: {on: notes, change: {body: {from: a, to: b}}, to: new.phone, text: "{{ new.body }}", coalesce: {wait: 30s}}
+  low: {on: lines, change: {qty: {crosses_below: 6}}, to: new.phone, text: "{{ new.qty }}", coalesce: {wait: 30s}}
   gone: {on: notes, when: op == 'delete', to: old.phone, text: "{{ old.body }} bi xoa"}
   added: {on: notes, when: op == 'insert' and not old, to: new.phone, text: "{{ new.body }} moi"}
   told: {on: made, change: {body: {to: x}}, to: new.phone, text: "{{ op }} {{ 'of nothing' if not old }}"}
@@ -180,6 +182,9 @@ def test_every_cleaning(rules: Path, vector: tuple[str, str, str, str]) -> None:
         ("moved", {"old": None, "new": note("b")}, "skip", "body was not a before"),
         ("moved", note("b"), "reject", "the row before the change is not known here"),
         ("moved", note("c"), "skip", "body is not b now"),
+        ("joined", {"old": note("a"), "new": note("b")}, "send", None),
+        ("joined", note("b"), "send", None),
+        ("joined", note("c"), "skip", "body is not b now"),
         ("gone", {"old": note("Don 5"), "new": None}, "send", None),
         ("gone", {"old": note("Don 5")}, "send", None),
         ("gone", {"old": note("a"), "new": note("b")}, "skip", "`when` is not true: op == 'delete'"),
@@ -294,6 +299,15 @@ def test_a_key_of_two_columns(rules: Path, erp: str) -> None:
     for key, text in ((r"A\/1/2", r"A\/1/2 5"), ("A/12", "A/12 6")):
         [message] = json.loads(by_key(rules, "line", key, erp).stdout)["messages"]
         assert (message["text"], message["thread"]) == (text, f"lines:{key}")
+
+
+def test_a_row_with_its_key_is_taken_to_have_just_become_so_by_a_rule_that_joins_changes_too(
+    rules: Path, erp: str
+) -> None:
+    [message] = json.loads(by_key(rules, "low", r"A\/1/2", erp).stdout)["messages"]
+    assert (message["to"], message["text"]) == ("0980000000", "5")
+    said = json.loads(by_key(rules, "low", "A/12", erp).stdout)
+    assert (said["verdict"], said["reason"]) == ("skip", "qty is not below 6")
 
 
 def test_a_given_row_has_the_key_that_capture_would_give_it(rules: Path, erp: str) -> None:
