@@ -305,12 +305,13 @@ def _too_long(document: Source, compiled: CompiledRule, types: dict[Column, str]
     watch = rules.rules.watch[rule.on]
     for event in _events(watch):
         world = World(op=event.value, key="W" * 20, rows=(*event.rows, *watch.lookup))
-        most, _ = parts(world, endless=False)
-        if most > rule.max_parts:
-            message = f"the longest values of its columns make {most} parts, which max_parts: {rule.max_parts} rejects"
-            return document.fault(place, message, "shorten them, {{ name | shorten(30) }}, or allow more parts")
+        usual, _ = parts(world, endless=False)
         most, endless = parts(world, endless=True)
-        if most > rule.max_parts and endless:
+        bound = usual if endless else most
+        if bound > rule.max_parts:
+            message = f"the longest values of its columns make {bound} parts, which max_parts: {rule.max_parts} rejects"
+            return document.fault(place, message, "shorten them, {{ name | shorten(30) }}, or allow more parts")
+        if most > rule.max_parts:
             names = ", ".join(".".join(column) for column in endless)
             message = f"nothing bounds the length of {names}: more than {rule.max_parts} parts are rejected"
             return document.fault(place, message, "bound it here, such as {{ name | shorten(30) }}")

@@ -279,9 +279,10 @@ def longest(
     letter: str,
     endless: bool,
 ) -> tuple[str, list[Column]] | None:
-    """The text of the greatest `size` found for rows of these types, and its columns without a longest value.
+    """The text of the greatest `size` found for rows of these types, and the columns that it would grow with.
 
-    With `endless` such columns hold very much text, else about 20 characters. None when no row could be found.
+    With `endless` columns without a longest value hold very much text, else about 20 characters. None when no row could
+    be found.
     """
 
     def kinds(column: Column) -> Sequence[object]:
@@ -299,4 +300,12 @@ def longest(
             again = search.attempt({**search.choice, column: sample})
             if again.reason is None and size(str(again.result)) > size(str(best.result)):
                 best, search.choice = again, {**search.choice, column: sample}
-    return str(best.result), [c for c in best.columns if widest(types.get(c, ""), letter) is None]
+
+    def grows_with(column: Column) -> bool:
+        """What the text shortens, turns into a date or a word of `labels`, or only asks about does not lengthen it."""
+        if widest(types.get(column, ""), letter) is not None:
+            return False
+        less = search.attempt({**search.choice, column: letter * (_ENDLESS // 2 if endless else 10)})
+        return less.reason is None and size(str(less.result)) < size(str(best.result))
+
+    return str(best.result), [column for column in best.columns if grows_with(column)]

@@ -95,6 +95,16 @@ def test_a_text_that_always_fits_gives_no_warning(erp_database: str, tmp_path: P
         ("{{ customer.full_name }}", "nothing bounds the length of customer.full_name: more than 1 parts"),
         ("{{ customer.name }}" * 5, "the longest values of its columns make 2 parts, which max_parts: 1 rejects"),
         ("{{ new.total }}" + "x" * 150, "the longest values of its columns make 2 parts"),
+        # of several columns only those are named that the text does not bound itself
+        (
+            "{{ customer.full_name | shorten(30) }} {{ new.status | label('order_status') }} {{ new.order_no }}",
+            "nothing bounds the length of new.order_no: more than 1 parts",
+        ),
+        (
+            "{{ customer.full_name[:9] }} {{ customer.phone | default(new.order_no) }} {{ new.status | date }}",
+            "nothing bounds the length of customer.phone: more than 1 parts",
+        ),
+        ("{{ customer.full_name | shorten(90) }}" * 2, "the longest values of its columns make 2 parts"),
     ],
 )
 def test_a_text_that_may_get_too_long(erp_database: str, tmp_path: Path, text: str, told: str) -> None:
