@@ -43,8 +43,8 @@ _DIVISION = Arithmetic(prec=60, traps=[InvalidOperation, DivisionByZero, Overflo
 class Row:
     """A row of a table or of a lookup: in a template its attributes are its columns and nothing else.
 
-    Numbers are Decimal. `name` is what errors call the row; without one they use the words of the template. A nested
-    object (jsonb) is a Row in turn.
+    Numbers are Decimal. `name` is what errors call the row. A nested object (jsonb) is a Row in turn, without a name:
+    a key that it does not have is NULL.
     """
 
     __slots__ = ("_columns", "_name")
@@ -128,7 +128,10 @@ def attribute(zone: ZoneInfo, value: object, name: str, label: str) -> object:
         try:
             found = value._columns[name]
         except KeyError:
-            raise unknown(f'{value._name or label} has no column "{name}"', name, value._columns) from None
+            if not value._name:
+                # As PostgreSQL's ->> has it: what objects lack differs from row to row, such as a name's translations.
+                return None
+            raise unknown(f'{value._name} has no column "{name}"', name, value._columns) from None
         return nested(found)
     if isinstance(value, LoopContext) and name in _LOOP_FIELDS:
         return getattr(value, name)

@@ -269,8 +269,8 @@ def test_pauses(outcome: RateLimited | LockedOut | Unauthorized | Unknown) -> No
             "chưa đọc lại được dòng dữ liệu để xem lại (không có bảng erp.orders; có phải ý bạn là orders?)",
         ),
         (
-            'new.items | map: an item has no column "nam"; did you mean "name"?',
-            'new.items | map: phần tử không có cột "nam"; có phải ý bạn là "name"?',
+            'new.items | map: an item is a number and has no "name"',
+            'new.items | map: phần tử là số, không có "name"',
         ),
         ("new.total | vnd: NULL is not a number", "new.total | vnd: giá trị trống (NULL) không phải là số"),
         ("the rule is paused: too many", "quy tắc đang tạm dừng: too many"),
