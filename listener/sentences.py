@@ -202,7 +202,7 @@ _WORDS: dict[Language, _Words] = {
             Silence.GONE: "Quy tắc {rule} có áp dụng, nhưng tin của nó không còn được lưu.",
         },
         message="Tin {id} của quy tắc {rule} tới {phone}",
-        nobody="(không có số dùng được)",
+        nobody="(chưa rõ số)",
         redirected=" (số `redirect_to` của quy tắc)",
         no_reason="không rõ lý do",
         states={

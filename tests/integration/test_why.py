@@ -316,6 +316,15 @@ async def test_no_reason_key_or_thread_shows_a_phone(erp_database: str) -> None:
         assert "0980000035" not in text
 
 
+async def test_a_message_whose_text_cannot_be_worked_out_says_nothing_of_its_number(erp_database: str) -> None:
+    """The rule's number is a good one, and was never looked at."""
+    async with open_world(erp_database, rules=ORDER_RULES, schema=PARCELS) as world:
+        await world.db.execute("UPDATE public.parcels SET st = 'gửi' WHERE id = 'P1'")
+        await world.once()
+        vietnamese = (await why(world, "P1")).out
+    assert "của quy tắc sent tới (chưa rõ số) không gửi được: new.tags chỉ có 0 phần tử." in vietnamese, vietnamese
+
+
 async def test_the_values_of_a_condition_are_joined_in_the_language_of_the_sentence(erp_database: str) -> None:
     async with open_world(erp_database, rules=ORDER_RULES, schema=PARCELS) as world:
         await world.db.execute("UPDATE public.parcels SET st = 'hoàn' WHERE id = 'P1'")
