@@ -84,9 +84,12 @@ class Condition:
         move = moves[self.column]
         if move.stayed:
             return self.stayed
-        for true_of, otherwise in self.tests if old_known else self.tests_of_new:
-            if not true_of(move):
-                return otherwise
+        try:
+            for true_of, otherwise in self.tests if old_known else self.tests_of_new:
+                if not true_of(move):
+                    return otherwise
+        except RenderError as error:
+            raise RenderError(f"{self.column}: {error}") from None
         return None
 
 

@@ -106,7 +106,7 @@ def test_when_the_row_before_is_not_known(words: dict[str, Any], new: object, re
 
 @pytest.mark.parametrize(("old", "new"), [("10", "many"), (N(10), True), (N(10), N("NaN")), (N(10), ["5"])])
 def test_what_is_no_number_is_told(old: object, new: object) -> None:
-    with pytest.raises(RenderError):
+    with pytest.raises(RenderError, match=r"^x: "):
         refusal("x", asked(crosses_below=10), change(old, new))
 
 
