@@ -24,6 +24,7 @@ REASONS: Sequence[tuple[str, str]] = (
     ("could not be made into messages ({e})", "không tạo được tin từ thay đổi này ({e})"),
     ("a column that rules use is gone", "một cột mà quy tắc dùng không còn trong bảng"),
     ("a column that rules use has another type", "một cột mà quy tắc dùng đã đổi kiểu dữ liệu"),
+    ("`where` looks into a table that is not there", "`where` cần một bảng không có ở đó"),
     # data that is not there
     ("the row has no {c}; if the table has it, run `listener db install`",
      "dữ liệu ghi nhận không có cột {c}; nếu bảng có cột này, hãy chạy `listener db install`"),

@@ -62,15 +62,17 @@ EXCEPTION WHEN OTHERS THEN{forget_moved}
     -- The ERP's write matters more than our copy of it. The count survives a roll-back; SQLSTATE names no data.
     PERFORM pg_catalog.nextval('listener.capture_failures');
     RAISE LOG 'listener could not capture a change (%)', SQLSTATE;
-    IF SQLSTATE OPERATOR(pg_catalog.=) ANY ('{{42703,42804,42846,42883}}'::pg_catalog.text[]) THEN
-        -- A column was renamed or dropped, or has a type that is written down another way: keep the whole rows, to be released
-        -- when the rules have been mended. What is muted anyway keeps its own reason.
+    IF SQLSTATE OPERATOR(pg_catalog.=) ANY ('{{42703,42804,42846,42883,42P01}}'::pg_catalog.text[]) THEN
+        -- A column was renamed or dropped, or has a type that is written down another way, or `where` looks into a table that
+        -- is not there any more: keep the whole rows, to be released when the rules have been mended. What is muted anyway
+        -- keeps its own reason.
         BEGIN
             INSERT INTO listener.muted (watch, op, key, old, new, reason)
             VALUES ({watch}, pg_catalog.lower(TG_OP), {lost_key}, pg_catalog.to_jsonb(OLD), pg_catalog.to_jsonb(NEW),
                     CASE WHEN pg_catalog.current_setting('listener.mute', true) OPERATOR(pg_catalog.<>) ''
                          THEN pg_catalog.current_setting('listener.mute')
                          WHEN SQLSTATE OPERATOR(pg_catalog.=) '42703' THEN 'a column that rules use is gone'
+                         WHEN SQLSTATE OPERATOR(pg_catalog.=) '42P01' THEN '`where` looks into a table that is not there'
                          ELSE 'a column that rules use has another type' END);
         EXCEPTION WHEN OTHERS THEN
             NULL;

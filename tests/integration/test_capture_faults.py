@@ -69,6 +69,20 @@ async def test_a_column_whose_new_type_is_written_another_way_loses_no_row(erp: 
     assert (await erp.captured(), await erp.failures()) == ([], 1)
 
 
+async def test_a_row_whose_where_looks_into_a_table_that_is_gone_is_kept(erp: Erp) -> None:
+    await erp.run("CREATE TABLE public.vips (id int); INSERT INTO public.vips VALUES (1)")
+    where = "EXISTS (SELECT FROM public.vips WHERE id = NEW.id)"
+    await erp.watch(table="public.orders", columns=["status"], used=["status"], where=where)
+    await erp.run(PAY)
+    assert len(await erp.captured()) == 1
+    await erp.run("ALTER TABLE public.vips RENAME TO members")
+    await erp.run(PAY)
+    ((reason, op, key, old, new),) = await erp.muted()
+    assert (reason, op, key) == ("`where` looks into a table that is not there", "update", "1")
+    assert old is not None and new is not None and (old["status"], new["status"]) == ("new+", "new++")
+    assert (await erp.captured(), await erp.failures()) == ([], 1)
+
+
 async def test_the_key_of_a_row_whose_column_is_gone_is_as_it_always_was(erp: Erp) -> None:
     await erp.run("""CREATE TABLE public.bills (no char(8), branch int, st text, gone text, PRIMARY KEY (no, branch));
                      INSERT INTO public.bills VALUES ('HD/1', 2, 'a')""")
