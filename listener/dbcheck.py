@@ -54,6 +54,7 @@ async def database_faults(conn: Connection, document: Source, rules: RuleSet, se
                 wanted.append(
                     await capture.wanted(conn, name, watch, rules.used_columns(name), doorbell=settings.doorbell)
                 )
+                await capture.try_where(conn, table, watch.where)
             except ListenerError as error:
                 of_where = str(error).startswith("where: ")
                 place = ("watch", name, "where") if of_where else ("watch", name)

@@ -13,8 +13,13 @@ from listener.settings import Settings
 MEND = "mend rules.yaml or the table"
 
 
-async def captures(conn: Connection, rules: RuleSet, settings: Settings) -> list[capture.Capture]:
-    """What every watch of the rules needs in the database. Raises `ListenerError` with all that is missing."""
+async def captures(
+    conn: Connection, rules: RuleSet, settings: Settings, *, tried: bool = True
+) -> list[capture.Capture]:
+    """What every watch of the rules needs in the database. Raises `ListenerError` with all that is missing.
+
+    With `tried` each `where` is run for some rows, which is not for who asks again and again.
+    """
     found: list[capture.Capture] = []
     faults: list[str] = []
     for name, watch in rules.rules.watch.items():
@@ -23,6 +28,8 @@ async def captures(conn: Connection, rules: RuleSet, settings: Settings) -> list
         try:
             used = rules.used_columns(name)
             found.append(await capture.wanted(conn, name, watch, used, doorbell=settings.doorbell))
+            if tried:
+                await capture.try_where(conn, found[-1].table, watch.where)
         except ListenerError as error:
             faults.append(f"watch {name}: {error}")
     if faults:
@@ -37,7 +44,7 @@ async def gaps(conn: Connection, rules: RuleSet, settings: Settings) -> list[str
     done: a table or column that is not there is not for `install` to mend.
     """
     try:
-        steps = await capture.differences(conn, await captures(conn, rules, settings))
+        steps = await capture.differences(conn, await captures(conn, rules, settings, tried=False))
     except ListenerError as error:
         return [f"{MEND}: {fault}" for fault in str(error).splitlines()]
     return [f"{step.step.value} {step.what}" for step in steps if step.step not in capture.HARMLESS]

@@ -216,7 +216,7 @@ async def make_ready(conn: Connection, rules: RuleSet, settings: Settings) -> li
     """Rows for new accounts; triggers where that is allowed. Returns what capture still lacks, in words, and a cure."""
     await accounts.add(conn, list(rules.rules.accounts))
     try:
-        found = await captures(conn, rules, settings)
+        found = await captures(conn, rules, settings, tried=False)
     except ListenerError as error:
         return [(fault, MEND) for fault in str(error).splitlines()]
     try:

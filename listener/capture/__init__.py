@@ -6,6 +6,7 @@ Everything is generated from `sql/capture.sql`; identifiers and words are quoted
 from listener.capture.install import HARMLESS, Difference, Step, apply, differences, unfinished, uninstall, warnings
 from listener.capture.tables import Table, find_table
 from listener.capture.triggers import Capture, captured_value, current_row, wanted
+from listener.capture.where import try_where
 
 __all__ = [
     "HARMLESS",
@@ -18,6 +19,7 @@ __all__ = [
     "current_row",
     "differences",
     "find_table",
+    "try_where",
     "unfinished",
     "uninstall",
     "wanted",

@@ -101,6 +101,33 @@ async def _meaning(conn: Connection, table: Table, where: str, schemas: str) -> 
     return str(row["text"])
 
 
+async def try_where(conn: Connection, table: Table, where: str | None) -> None:
+    """Raises `ListenerError` when a function of the ERP that `where` calls finds what it needs only on the search_path
+    of the ERP's sessions, and so would fail in every capture.
+
+    PostgreSQL looks into its body when it runs, so it is run for some rows, if there are any.
+    """
+    if not where or is_simple(table, where):
+        return
+    query = sql.SQL(
+        "SELECT ({where}) FROM (SELECT * FROM {table} LIMIT 100) AS new CROSS JOIN LATERAL (SELECT new.*) AS old"
+    ).format(table=table.identifier, where=sql.SQL(where))
+    try:
+        async with conn.transaction(force_rollback=True):
+            await conn.execute("SET TRANSACTION READ ONLY")
+            await conn.execute("SET LOCAL statement_timeout = '2s'")
+            await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+            await conn.execute(query, prepare=False, binary=True)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
+        raise ListenerError(
+            f"where: {error.diag.message_primary}: a function called here needs the search_path of the ERP's sessions, "
+            "which a trigger cannot rely on; give it its own, ALTER FUNCTION ... SET search_path = ..."
+        ) from None
+    except psycopg.Error:
+        # what these rows alone make of it, or no right, or no time
+        return
+
+
 def is_simple(table: Table, where: str) -> bool:
     """Whether it may stand in a trigger's WHEN: it cannot fail, and calls nothing of others."""
     return bool(_SIMPLE.fullmatch(where)) and all(table.kinds[column].simple for column in _mentioned(where))

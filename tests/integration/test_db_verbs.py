@@ -34,6 +34,14 @@ rules:
 """
 
 
+SHOP = """
+CREATE SCHEMA shop;
+CREATE TABLE shop.vips (order_no text);
+CREATE FUNCTION shop.is_vip(no text) RETURNS boolean LANGUAGE plpgsql STABLE
+AS $$ BEGIN RETURN EXISTS (SELECT FROM vips WHERE order_no = no); END $$;
+"""
+
+
 @dataclass
 class Owner:
     """Runs verbs as the owner of the tables, who is no superuser."""
@@ -182,9 +190,16 @@ def test_what_the_rules_no_longer_want_is_removed(owner: Owner) -> None:
         ("columns: [status]", "columns: [status], key: order_n", "public.orders has no column order_n"),
         ("{{ new.status }}", "{{ new.state }}", "public.orders has no column state"),
         ("abs(NEW.id)", "absent(NEW.id)", "where: function absent(integer) does not exist"),
+        # a function of the ERP that counts on its sessions' search_path, which capture does not have
+        (
+            "\"NEW.status <> '$listener$ {x} %s'\"",
+            "shop.is_vip(NEW.order_no)",
+            'where: relation "vips" does not exist: a function called here needs the search_path',
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_before_anything_is_done(owner: Owner, old: str, new: str, said: str) -> None:
+    owner.sql(SHOP)
     before = catalogue(owner)
     owner.rules.write_text(RULES.replace(old, new), encoding="utf-8")
     for verb in ("plan", "sql"):
@@ -198,6 +213,15 @@ def test_what_does_not_fit_is_named_before_anything_is_done(owner: Owner, old: s
     checked = owner.json("check", "--db", code=1)
     said_at = [f for f in checked["faults"] if said.split("; ")[0].removeprefix("where: ") in f["message"]]
     assert said_at and said_at[0]["line"] in range(5, 10), checked
+
+
+def test_a_where_whose_function_has_a_path_of_its_own_is_installed(owner: Owner) -> None:
+    owner.sql(SHOP + "ALTER FUNCTION shop.is_vip SET search_path = shop; INSERT INTO shop.vips VALUES ('DH1')")
+    where = ("\"NEW.status <> '$listener$ {x} %s'\"", "shop.is_vip(NEW.order_no)")
+    owner.rules.write_text(RULES.replace(*where), encoding="utf-8")
+    assert owner.listener("db", "install").exit_code == 0
+    owner.sql("UPDATE public.orders SET status = 'paid'")
+    assert owner.sql("SELECT key FROM listener.outbox") == [("DH1",)]
 
 
 def test_missing_rights_are_named(owner: Owner) -> None:

@@ -72,6 +72,8 @@ NOT_REASONS = frozenset(
         "where: a sign or a function here is PostgreSQL's own, and the schema 7 has another for this type (as for "
         "citext, whose = takes VIP for vip): write NEW.code OPERATOR(public.=) 'vip', with the schema, for that one, "
         "or NEW.code::text = 'vip' for PostgreSQL's",
+        "where: 7: a function called here needs the search_path of the ERP's sessions, which a trigger cannot rely on; "
+        "give it its own, ALTER FUNCTION ... SET search_path = ...",
         # what the database's own functions refuse
         "a message cannot go from % to % (permits % to %)",
         "everything is kept for two days at least",
