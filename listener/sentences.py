@@ -133,7 +133,7 @@ _WORDS: dict[Language, _Words] = {
         fates={
             Fate.MATCHED: "",
             Fate.WAITING: " It waits to be matched with the rules.",
-            Fate.MUTED: " It was muted by the ERP, so no rule saw it: {reason}.",
+            Fate.MUTED: " It was kept apart, so no rule saw it: {reason}.",
         },
         verdicts={
             Silence.SAID: "The rule {rule} sent nothing: {reason}.",
@@ -194,7 +194,7 @@ _WORDS: dict[Language, _Words] = {
         fates={
             Fate.MATCHED: "",
             Fate.WAITING: " Thay đổi này đang chờ được xét theo các quy tắc.",
-            Fate.MUTED: " ERP đã tắt thông báo cho thay đổi này nên không quy tắc nào được xét: {reason}.",
+            Fate.MUTED: " Thay đổi này được để riêng nên không quy tắc nào được xét: {reason}.",
         },
         verdicts={
             Silence.SAID: "Quy tắc {rule} không gửi tin: {reason}.",

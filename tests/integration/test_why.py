@@ -150,12 +150,17 @@ async def test_changes_on_their_way_and_muted_ones(erp_database: str, rules: str
         async with world.db.transaction():
             await world.db.execute("SET LOCAL listener.mute = 'import'")
             await world.db.execute("INSERT INTO public.notes (topic, body, phone) VALUES ('t1', 'muted', '0980000000')")
+        # that it was kept is no deed of the ERP
+        await world.db.execute("ALTER TABLE public.notes RENAME phone TO mobile")
+        await world.db.execute("INSERT INTO public.notes (topic, body, mobile) VALUES ('t1', 'lost', '0980000000')")
         english = (await why(world, "t1", "--lang", "en")).out
         vietnamese = (await why(world, "t1")).out
     assert "It waits to be matched with the rules." in english
-    assert "It was muted by the ERP, so no rule saw it: import." in english
+    for reason in ("import", "a column that rules use is gone"):
+        assert f"It was kept apart, so no rule saw it: {reason}." in english
     assert "đang chờ được xét theo các quy tắc." in vietnamese
-    assert "ERP đã tắt thông báo cho thay đổi này nên không quy tắc nào được xét: import." in vietnamese
+    for reason in ("import", "một cột mà quy tắc dùng không còn trong bảng"):
+        assert f"Thay đổi này được để riêng nên không quy tắc nào được xét: {reason}." in vietnamese
 
 
 async def test_waiting_for_an_account_and_pauses_by_people(erp_database: str, rules: str) -> None:
