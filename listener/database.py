@@ -60,6 +60,8 @@ _SESSION: Mapping[str, str] = {
     # a frozen replica must not hold a lock for longer; between the statements of a pipeline `end_frozen` sees to that
     "idle_in_transaction_session_timeout": "5s",
     "idle_session_timeout": "0",
+    # since PostgreSQL 17
+    "transaction_timeout": "0",
     # a process that stands still must not keep the server waiting to be read: ms, no meaning on a Unix socket
     "tcp_user_timeout": "20000",
     "TimeZone": "UTC",

@@ -8,7 +8,10 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
    AND state = 'active' AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - interval '5 s';
 
 -- name: set_session
-SELECT set_config(name, value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s(name, value);
+-- What an older server does not know is passed over.
+SELECT set_config(name, value, false)
+  FROM unnest(%(names)s::text[], %(values)s::text[]) AS s(name, value)
+ WHERE current_setting(name, true) IS NOT NULL;
 
 -- name: sizes
 -- Changes whenever one of the tables that grow has become about three times as large, or as small; of those kept by day

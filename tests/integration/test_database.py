@@ -50,6 +50,20 @@ async def test_a_link_that_rests_closes_its_connection_and_makes_another_when_ne
         await watcher.close()
 
 
+async def test_time_outs_that_a_dba_has_set_do_not_cut_a_connection_that_is_at_work(database: str) -> None:
+    limits = ["statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
+    with psycopg.connect(database, autocommit=True) as dba:
+        if dba.info.server_version >= 170000:
+            limits.append("transaction_timeout")
+        for limit in limits:
+            dba.execute(f"ALTER DATABASE {dba.info.dbname} SET {limit} = '20ms'".encode())
+    async with await connect(Settings(database_url=database), "at work") as conn:
+        await conn.execute("SELECT pg_sleep(0.05)")
+        async with conn.transaction():
+            await asyncio.sleep(0.05)
+            await conn.execute("SELECT")
+
+
 async def test_a_new_password_in_its_file_needs_no_restart(database: str, tmp_path: Path) -> None:
     """Two roles stand for two passwords: this server trusts whoever comes by its socket."""
     file = tmp_path / "url"
