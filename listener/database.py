@@ -69,6 +69,8 @@ _SESSION: Mapping[str, str] = {
     "IntervalStyle": "postgres",
     "bytea_output": "hex",
     "extra_float_digits": "1",
+    # what is written in the rules means the same everywhere
+    "standard_conforming_strings": "on",
     # names are compared as PostgreSQL writes them
     "quote_all_identifiers": "off",
     "jit": "off",

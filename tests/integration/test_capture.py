@@ -252,6 +252,17 @@ async def test_a_where_with_wide_blanks_and_long_numbers_is_read_in_no_time(erp:
     assert await erp.captured() == PAID
 
 
+@pytest.mark.parametrize("where", [r"NEW.status <> '\'", r"strpos(NEW.status, '\') = 0"])
+async def test_a_where_means_the_same_in_a_session_that_takes_a_backslash_for_an_escape(erp: Erp, where: str) -> None:
+    await watch_status(erp, where=where)
+    async with erp.session() as old:
+        await old.execute("SET standard_conforming_strings = off")
+        await old.execute("UPDATE public.orders SET status = 'paid' WHERE id = 1")
+        await old.execute(r"UPDATE public.orders SET status = E'\\' WHERE id = 1")
+    assert await erp.captured() == PAID
+    assert await erp.failures() == 0
+
+
 async def test_a_where_may_look_into_a_table_whose_columns_are_named_as_our_variables(erp: Erp) -> None:
     await erp.run("""CREATE TABLE public.parcels (id int PRIMARY KEY, found boolean, op text);
                      INSERT INTO public.parcels VALUES (1, true, 'kept'), (2, false, 'kept'), (3, true, 'lost');

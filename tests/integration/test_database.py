@@ -64,6 +64,14 @@ async def test_time_outs_that_a_dba_has_set_do_not_cut_a_connection_that_is_at_w
             await conn.execute("SELECT")
 
 
+async def test_a_backslash_in_the_rules_means_itself_whatever_the_database_says(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as dba:
+        dba.execute(f"ALTER DATABASE {dba.info.dbname} SET standard_conforming_strings = off".encode())
+    async with await connect(Settings(database_url=database), "old") as conn:
+        row = await (await conn.execute(rb"SELECT '\d' AS said")).fetchone()
+        assert row == {"said": r"\d"}
+
+
 async def test_a_new_password_in_its_file_needs_no_restart(database: str, tmp_path: Path) -> None:
     """Two roles stand for two passwords: this server trusts whoever comes by its socket."""
     file = tmp_path / "url"
