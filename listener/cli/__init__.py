@@ -1,6 +1,7 @@
 """`listener VERB`: verbs are imported only when called, so that `--help` and completion are quick."""
 
 import importlib
+import signal
 
 import click
 
@@ -40,6 +41,9 @@ class _Verbs(click.Group):
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
         if name not in _VERBS:
             return None
+        if name == "run":
+            # SIGHUP asks for a reload: no reason to end while it starts, when the rules are still to be read anyway.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         module = importlib.import_module(f"listener.cli.{_VERBS[name][0]}")
         command: click.Command = getattr(module, name)
         return command

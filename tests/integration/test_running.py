@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +67,25 @@ async def reload(replica: Replica) -> None:
     (command,) = unit.settings()["ExecReload"]
     process = await asyncio.create_subprocess_shell(command, env={"MAINPID": str(replica.pid)})
     assert await process.wait() == 0
+
+
+async def test_asked_to_reload_while_it_starts_the_daemon_goes_on(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "importtime", "-m", "listener", "run", "--rules", str(tmp_path / "none.yaml")),
+        env={**os.environ, "LISTENER_DATABASE_URL": f"host={tmp_path}"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    try:
+        await process.stderr.readuntil(b"listener.errors\n")
+        process.send_signal(signal.SIGHUP)
+        _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 4
+    assert said.endswith(b"No such file or directory\n"), "the words of a database that is not there"
 
 
 async def test_a_manager_that_is_gone_is_no_reason_to_fail(erp_database: str) -> None:
