@@ -221,4 +221,12 @@ async def warnings(conn: Connection, captures: Sequence[Capture], *, doorbell: b
         for capture in captures
         if any(trigger.name.endswith("_delete") for trigger in capture.triggers)
     ]
+    rows = await (await conn.execute(SQL["subscribed"], {"tables": [c.table.oid for c in captures]})).fetchall()
+    subscribed = {row["oid"] for row in rows}
+    found += [
+        f"watch {capture.watch}: {capture.table} is filled by a subscription, and nothing that comes that way is "
+        "captured: install in the database that the ERP itself writes to"
+        for capture in captures
+        if capture.table.oid in subscribed
+    ]
     return found

@@ -129,3 +129,9 @@ SELECT (SELECT count(*) FROM listener.outbox) + (SELECT count(*) FROM listener.m
 
 -- name: habits
 SELECT current_setting('fsync') AS fsync, current_setting('max_prepared_transactions')::integer AS prepared;
+
+-- name: subscribed
+-- Those of the tables that logical replication writes to, all or some of their partitions: it fires no ordinary trigger.
+SELECT DISTINCT t.oid::bigint AS oid
+  FROM unnest(%(tables)s::oid[]) AS t(oid)
+  JOIN pg_subscription_rel r ON r.srrelid = t.oid OR r.srrelid IN (SELECT relid FROM pg_partition_tree(t.oid));

@@ -1,12 +1,16 @@
 """Capture on partitioned tables and on tables that others inherit from, also of a row that an update moves."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 
-from listener import capture, rights
+from listener import capture, migrations, rights
+from listener.simulator.postgres import Server
 from tests.support.erp import Erp, open_erp
+from tests.support.world import PATIENCE
 
 PARTITIONED = """
 CREATE TABLE public.orders (
@@ -530,3 +534,31 @@ async def test_a_table_that_others_inherit_from_is_captured_with_them(erp: Erp) 
     await erp.watch(table="public.base", columns=["v"])
     await erp.run("INSERT INTO public.late VALUES (4, 0); UPDATE public.base SET v = 2 WHERE id = 4")
     assert [key for _, key, _, _ in await erp.captured()] == ["4"]
+
+
+async def test_a_table_that_a_subscription_fills_is_warned_of() -> None:
+    orders = """CREATE TABLE public.orders (id int PRIMARY KEY, status text) PARTITION BY RANGE (id);
+                CREATE TABLE public.orders_1 PARTITION OF public.orders FOR VALUES FROM (0) TO (10)"""
+    with Server(settings={"wal_level": "logical"}) as server:
+        source, target = server.create_database("source"), server.create_database("target")
+        with psycopg.connect(source, autocommit=True) as publisher:
+            publisher.execute(orders.encode())
+            publisher.execute("CREATE PUBLICATION erp FOR TABLE public.orders")
+            # by itself CREATE SUBSCRIPTION would wait for its own transaction, the server being one
+            publisher.execute("SELECT pg_create_logical_replication_slot('erp', 'pgoutput')")
+        async with open_erp(target) as erp:
+            await erp.run(migrations.script(migrations.migrations()))
+            await erp.run(orders)
+            await watch(erp, columns=["status"])
+            captures = list(erp.captures.values())
+            before = await capture.warnings(erp.db, captures, doorbell=False)
+            await erp.run(f"CREATE SUBSCRIPTION erp CONNECTION '{source}' PUBLICATION erp WITH (create_slot = false)")
+            said = set(await capture.warnings(erp.db, captures, doorbell=False)) - set(before)
+            assert [line.split(", and")[0] for line in said] == ["watch w: public.orders is filled by a subscription"]
+            with psycopg.connect(source, autocommit=True) as publisher:
+                publisher.execute("INSERT INTO public.orders VALUES (1, 'new')")
+                publisher.execute("UPDATE public.orders SET status = 'paid'")
+            async with asyncio.timeout(PATIENCE):
+                while await erp.value("SELECT count(*) FROM public.orders WHERE status = 'paid'") == 0:
+                    await asyncio.sleep(0.01)
+            assert await erp.captured() == [], "as PostgreSQL does it"
