@@ -45,6 +45,8 @@ class Rulebook:
         self._seen = seen
         # as `_stamp` gave it then; None: not looked at yet
         self._stamp: tuple[int, ...] | None = None
+        # as it gave it at the last look, and not before: whoever writes the file may not have done yet
+        self._unsettled: tuple[int, ...] | None = None
         # good rules whose triggers are not there yet
         self._candidate: RuleSet | None = None
         # a look at a file that may have changed is under way
@@ -103,6 +105,10 @@ class Rulebook:
     async def _look_at_file(self, *, asked: bool) -> None:
         stamp = _stamp(self._settings.rules)
         if stamp == self._stamp and not asked and self._candidate is None:
+            return
+        if not asked and stamp not in (self._stamp, self._unsettled):
+            # Copied over a slow line, half of a file may be good rules, a rule short or with a text that is cut off.
+            self._unsettled = stamp
             return
         self._looking = True
         try:

@@ -42,6 +42,20 @@ async def test_a_changed_file_is_live_in_all_replicas_within_three_seconds(datab
         assert one is not two
 
 
+async def test_a_file_that_is_still_being_written_is_not_read(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rulebook, "POLL", 0.05)
+    async with open_world(database) as world, world.service():
+        with world.settings.rules.open("w") as file:
+            # each piece makes the file good rules, and others than the whole
+            for piece in (OTHER.replace("TOKEN_FILE", str(world.token_file)), *("# more\n" for _ in range(20))):
+                file.write(piece)
+                file.flush()
+                await asyncio.sleep(0.02)
+        await in_force(world, 2)
+        known = await world.rows("SELECT source FROM listener.rules ORDER BY version")
+        assert [row["source"].count("# more") for row in known] == [0, 20]
+
+
 async def test_a_broken_file_changes_nothing_and_is_loud(database: str) -> None:
     async with open_world(database) as world, world.service() as service:
         world.use_rules(BROKEN)
