@@ -215,3 +215,16 @@ async def test_what_waits_for_an_account_that_the_rules_have_lost_is_said_to_wai
 def test_accounts_are_emptied_side_by_side() -> None:
     rows = [{"account": a, "due_s": 0.0, "n": n} for a, n in (("a", 50), ("b", 20))]
     assert overview.eta(rows, {"a": 10.0, "b": 1.0}, {"a": None, "b": None}, NOW) == 20.0
+
+
+async def test_what_a_newer_version_installed_is_not_called_missing(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        async with world.service():
+            pass
+        await world.db.execute('DROP TRIGGER "+listener_note_insert" ON public.notes')
+        said = (await verb(world.environment(), "status")).out
+        assert "NOT CAPTURED" in said and "OUTDATED" not in said
+        await world.db.execute("INSERT INTO listener.migration VALUES (9999, '9999_later', '')")
+        said = (await verb(world.environment(), "status")).out
+        assert "OUTDATED          the database is newer than this program" in said and "NOT CAPTURED" not in said
+        assert "changes to match  0" in said, "the rest is told all the same"
