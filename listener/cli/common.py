@@ -1,6 +1,7 @@
 """What all verbs share: running async code, errors to exit codes, tables and JSON."""
 
 import asyncio
+import errno
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
@@ -81,6 +82,8 @@ def _told(error: BaseException) -> tuple[str, int]:
             return words, OutOfReachError.exit_code
         case psycopg.errors.InsufficientPrivilege():
             return f"the database refuses: {error.diag.message_primary}", 1
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return "there is no room left where this is written to: what was written is not whole", 1
         # Of an older version, too: each verb knows what it asks of the rules itself.
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction():
             return "the database has no `listener` schema of this version; run `listener db install` once", 1

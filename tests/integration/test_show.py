@@ -1,6 +1,9 @@
 """The shapes of `messages`, `message` and `status`, what status counts, and that it scans nothing finished."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -228,3 +231,16 @@ async def test_what_a_newer_version_installed_is_not_called_missing(erp_database
         said = (await verb(world.environment(), "status")).out
         assert "OUTDATED          the database is newer than this program" in said and "NOT CAPTURED" not in said
         assert "changes to match  0" in said, "the rest is told all the same"
+
+
+def test_a_full_disk_is_named() -> None:
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(
+            [sys.executable, "-m", "listener", "test", "rules.yaml"],
+            cwd=Path(__file__).parents[2],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert said.returncode == 1
+    assert said.stderr == b"there is no room left where this is written to: what was written is not whole\n"
