@@ -217,6 +217,7 @@ REASONS: Sequence[tuple[str, str]] = (
     ("it is being sent right now", "tin đang được gửi ngay lúc này"),
     ("it waits to be sent already", "tin đã chờ gửi sẵn"),
     ("CareSoft has accepted it", "CareSoft đã nhận tin này"),
+    ("its phone and text are no longer kept", "số điện thoại và nội dung của tin không còn được lưu"),
     ("its phone is on the suppression list, or another message took its place",
      "số nằm trong danh sách không gửi tin, hoặc tin khác đã thay thế"),
     ("it is not unclear any more", "tin không còn ở trạng thái chưa rõ"),
