@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from listener import capture, migrations, rights
+from listener.arithmetic import same
 from listener.calendar import selected
 from listener.database import Connection
 from listener.errors import Fault, ListenerError
@@ -20,7 +21,6 @@ from listener.rules.ruleset import RuleSet
 from listener.rules.samples import Column, World, is_text, longest, never_works, widest, worlds_of
 from listener.rules.schema import Accents
 from listener.rules.source import Keys
-from listener.sandbox import same
 from listener.settings import Settings
 from listener.templates import Expression, Text
 from listener.text import clean, count, unaccent

@@ -18,26 +18,10 @@ from zoneinfo import ZoneInfo
 from jinja2 import Undefined, pass_context
 
 from listener import text
+from listener.arithmetic import compare, contains
 from listener.errors import RenderError
-from listener.sandbox import (
-    CALL,
-    MAX_TEXT,
-    METHODS,
-    Missing,
-    Row,
-    Run,
-    attribute,
-    compare,
-    contains,
-    elements,
-    joined,
-    kind,
-    need,
-    plain,
-    show,
-    size,
-    unknown,
-)
+from listener.operators import METHODS, attribute, elements, show
+from listener.sandbox import CALL, MAX_TEXT, Missing, Row, Run, joined, kind, need, plain, size, unknown
 
 
 class Takes(Enum):

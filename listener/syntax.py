@@ -14,7 +14,8 @@ from jinja2 import nodes
 
 from listener.errors import ListenerError
 from listener.filters import Filters
-from listener.sandbox import METHODS, similar
+from listener.operators import METHODS
+from listener.sandbox import similar
 
 MAX_DEPTH = 50
 """Levels of nesting in a text or expression."""
@@ -246,7 +247,7 @@ def _described(node: nodes.Node | None) -> str:
 
 
 def lower(tree: nodes.Template, otherwise: str | None) -> nodes.Template:
-    """The same template with each operation as a call of an operator of `listener.sandbox`; run `check` before.
+    """The same template with each operation as a call of an function of `listener.operators`; run `check` before.
 
     `otherwise` is what an inline `if` without an `else` gives.
     """

@@ -2,8 +2,8 @@
 
 One language for both: Jinja2's, in its immutable sandbox, narrowed to `if`, `for`, `set`, operators, the filters and
 tests of `listener.filters`, and columns. Every operation that could fail, grow or reach out is rewritten in the syntax
-tree to a function of `listener.sandbox`, so a compiled template contains no call but to those. What stands in the data
-is never looked at as a template.
+tree to a function of `listener.operators`, so a compiled template contains no call but to those. What stands in the
+data is never looked at as a template.
 """
 
 import re
@@ -20,7 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from listener.errors import RenderError
 from listener.filters import Filters
-from listener.sandbox import Missing, Row, Run, joined, operators
+from listener.operators import operators
+from listener.sandbox import Missing, Row, Run, joined
 from listener.syntax import TemplateError, check, lower, names_used
 from listener.text import UNCLEAR_DOT, WITHOUT_DOT, has_unclear_dot
 

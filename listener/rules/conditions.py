@@ -8,10 +8,10 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
+from listener.arithmetic import same
 from listener.errors import RenderError
 from listener.model import Change
 from listener.rules.schema import ColumnChange
-from listener.sandbox import same
 from listener.text import decimal
 
 _ABSENT = object()

@@ -12,11 +12,11 @@ from typing import Any
 
 from jinja2 import Environment
 
+from listener.arithmetic import same
 from listener.errors import Fault
 from listener.rules.schema import Accents, ColumnChange, Rule, Rules
 from listener.rules.source import Keys, Source
 from listener.rules.trial import untested
-from listener.sandbox import same
 from listener.text import Accents as Carrier
 from listener.text import clean, count, unaccent
 

@@ -30,9 +30,9 @@ LISTENER = Path(reasons.__file__).parent
 SQL = LISTENER.parent / "sql"
 # where reasons are written: whatever is said in words here is one, unless it stands in the list below
 WRITERS = (
-    "caresoft", "delivery", "filters", "identity", "interventions", "lookups", "matching", "pauses", "personal",
-    "phones", "planning", "preview", "recheck", "reconcile", "replay", "sandbox", "settling", "text", "upkeep", "why",
-    "rules/conditions", "rules/judging", "rules/ruleset", "web/message_page",
+    "arithmetic", "caresoft", "delivery", "filters", "identity", "interventions", "lookups", "matching", "operators",
+    "pauses", "personal", "phones", "planning", "preview", "recheck", "reconcile", "replay", "sandbox", "settling",
+    "text", "upkeep", "why", "rules/conditions", "rules/judging", "rules/ruleset", "web/message_page",
 )  # fmt: skip
 # made or given anywhere, these hold a reason; what a table lacks is told of a row that is read again, or tried
 ERRORS = frozenset({"RenderError", "TooShortError", "Missing"})
