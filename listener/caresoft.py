@@ -50,7 +50,7 @@ _MINUTES = re.compile(r"(\d{1,4})\s*minutes?", re.IGNORECASE)
 # the documented length of the lock-out, for when its text names none
 _LOCK_OUT_MINUTES = 15
 _ABOUT_TICKET = re.compile(r"ticket|phi[eế]u", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 T = TypeVar("T")
