@@ -6,13 +6,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from listener import messages
+from listener import messages, pauses
+from listener.pauses import Scope, Target
 from listener.simulator.gateway.faults import Answer, Fault
 from tests.support.stock import RULES, SCHEMA, reasons, rule, set_amount
 from tests.support.verbs import verb
 from tests.support.world import open_world
 
 VIETNAM = ZoneInfo("Asia/Ho_Chi_Minh")
+ALL = Target(scope=Scope.ALL)
 
 
 async def test_many_changes_close_together_are_one_message_with_the_last_value(database: str) -> None:
@@ -125,6 +127,40 @@ async def test_a_newer_message_supersedes_unsent_ones_of_other_rules(database: s
         ]
 
 
+async def test_only_what_its_rule_names_and_the_gateway_cannot_have_is_superseded(database: str) -> None:
+    rules = (
+        RULES
+        + rule("change: {amount: {to: 1}}", "reminder")
+        + rule("change: {amount: {to: 1}}", "other")
+        + rule("change: {amount: {to: 2}}\n    supersedes: [reminder]", "paid")
+    )
+    async with open_world(database, rules=rules, schema=SCHEMA) as world:
+        await pauses.pause(world.db, ALL, reason="to be looked at", until=None, by="test")
+        for item in ("sent", "held", "unsure"):
+            await set_amount(world, item, 1)
+        await world.once()
+        await world.db.execute("UPDATE listener.message SET state = 'held' WHERE key = 'held'")
+        await world.db.execute("UPDATE listener.message SET unsure = 1 WHERE key = 'unsure'")
+        for item, amount in (("sent", 2), ("held", 2), ("unsure", 2), ("sent", 1)):
+            await set_amount(world, item, amount)
+        await world.once()
+        found = sorted((m["key"], m["rule"], m["state"]) for m in await world.messages())
+        assert found == [
+            ("held", "other", "held"),
+            ("held", "paid", "waiting"),
+            ("held", "reminder", "superseded"),
+            ("sent", "other", "waiting"),
+            ("sent", "other", "waiting"),
+            ("sent", "paid", "waiting"),
+            ("sent", "reminder", "superseded"),
+            # it is newer than what would supersede it
+            ("sent", "reminder", "waiting"),
+            ("unsure", "other", "waiting"),
+            ("unsure", "paid", "waiting"),
+            ("unsure", "reminder", "waiting"),
+        ]
+
+
 async def test_quiet_hours_hold_also_what_is_late(database: str) -> None:
     now = datetime.now(VIETNAM)
     soon, end = now + timedelta(hours=2), now + timedelta(hours=5)
@@ -216,16 +252,33 @@ async def test_what_nobody_could_send_does_not_grow_older_in_the_quiet_hours(
             assert await world.one(left) == {"left": True, "later": True}
 
 
-async def test_a_cap_is_per_phone_and_time(database: str) -> None:
-    async with open_world(database, rules=RULES + rule("cap: 2/day"), schema=SCHEMA) as world:
+async def test_a_cap_is_per_rule_and_phone_and_time(database: str) -> None:
+    rules = RULES + rule("cap: 2/day") + rule("cap: 9/day", "other")
+    async with open_world(database, rules=rules, schema=SCHEMA) as world:
+
+        async def told() -> list[str]:
+            await world.once()
+            return [text for text in world.arrived() if text.startswith("told")]
+
+        # what waits counts,
+        await pauses.pause(world.db, ALL, reason="to be looked at", until=None, by="test")
         for item in "ABC":
             await set_amount(world, item, 1)
-        await world.once()
+            assert await told() == []
+        await pauses.resume(world.db, ALL, reason=None, by="test")
+        # and what was sent; each for its own phone
         await set_amount(world, "D", 1)
         await world.db.execute("INSERT INTO public.stock (item, amount, phone) VALUES ('E', 1, '0912345678')")
-        await world.once()
-        assert world.arrived() == ["told A 1", "told B 1", "told E 1"]
+        assert sorted(await told()) == ["told A 1", "told B 1", "told E 1"]
         assert (await reasons(world))["suppressed"] == ["cap: this phone has had 2/day of this rule"] * 2
+        # until a day has gone by
+        await world.db.execute(
+            "UPDATE listener.finished SET created_at = created_at - interval '25 h' WHERE text = 'told A 1'"
+        )
+        for item in "FG":
+            await set_amount(world, item, 1)
+        assert sorted(await told()) == ["told A 1", "told B 1", "told E 1", "told F 1"]
+        assert len((await reasons(world))["suppressed"]) == 3
 
 
 async def test_a_message_that_gives_way_does_not_count_for_the_cap(database: str) -> None:
@@ -259,6 +312,24 @@ async def test_a_brake_holds_the_rule_alone_until_a_person_releases_it(database:
         assert [states[f"told {item} 1"] for item in "ABCDEFGHIJ"] == ["accepted"] * 9 + ["held"]
 
 
+async def test_a_brake_counts_an_hour_of_its_own_rule_and_holds_for_longer(database: str) -> None:
+    rules = RULES + rule("brake: 2/h") + rule("brake: 9/h", "other")
+    an_hour_later = "UPDATE listener.rule_minute SET minute = minute - interval '61 min'"
+    async with open_world(database, rules=rules, schema=SCHEMA) as world:
+        await set_amount(world, "A", 1)
+        await world.once()
+        await world.db.execute(an_hour_later)
+        for item in "BCD":
+            await set_amount(world, item, 1)
+            await world.once()
+        await world.db.execute(an_hour_later)
+        await set_amount(world, "E", 1)
+        await world.once()
+        states = await world.states()
+        assert [states[f"told {item} 1"] for item in "ABCDE"] == ["accepted"] * 3 + ["held"] * 2
+        assert [states[f"other {item} 1"] for item in "ABCDE"] == ["accepted"] * 5
+
+
 async def test_changes_that_join_one_message_count_once_for_the_brake(database: str) -> None:
     body = "coalesce: {wait: 1h}\n    expires: 2h\n    brake: 2/h"
     async with open_world(database, rules=RULES + rule(body), schema=SCHEMA) as world:
@@ -272,15 +343,16 @@ async def test_changes_that_join_one_message_count_once_for_the_brake(database: 
         assert [states[text] for text in ("told A 8", "told B 1", "told C 1")] == ["waiting", "waiting", "held"]
 
 
-async def test_a_phone_on_the_suppression_list_gets_nothing(database: str) -> None:
+async def test_a_phone_on_the_suppression_list_and_no_other_gets_nothing(database: str) -> None:
     async with open_world(database, rules=RULES + rule(""), schema=SCHEMA) as world:
         await world.db.execute(
             "INSERT INTO listener.suppression (phone, reason, who) VALUES ('0980000000', 'asked', 'test')"
         )
         await set_amount(world, "A", 1)
+        await world.db.execute("INSERT INTO public.stock (item, amount, phone) VALUES ('B', 1, '0912345678')")
         await world.once()
-        assert await world.states() == {"told A 1": "suppressed"}
-        assert world.arrived() == []
+        assert await world.states() == {"told A 1": "suppressed", "told B 1": "accepted"}
+        assert world.arrived() == ["told B 1"]
 
 
 async def test_modes_send_where_they_say(database: str) -> None:
