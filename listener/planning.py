@@ -135,7 +135,7 @@ def apply_limits(rules: RuleSet, result: Plan, limits: Limits) -> None:
                 continue
             to_phone[rule.name, phone] += 1
         if rule.brake is not None:
-            if rule.name in limits.held or rule.name in result.braked or made[rule.name] >= rule.brake.count:
+            if rule.name in limits.held or made[rule.name] >= rule.brake.count:
                 row.state, row.reason = State.HELD, f"brake: the rule made more than {rule.brake}; a person releases it"
                 result.braked.setdefault(rule.name, f"more than {rule.brake}")
             made[rule.name] += 1

@@ -336,11 +336,12 @@ async def test_changes_that_join_one_message_count_once_for_the_brake(database: 
         for amount in (5, 6, 7, 8):
             await set_amount(world, "A", amount)
             await world.once()
-        for item in "BC":
-            await set_amount(world, item, 1)
+        # the last of A joins when the rule may make no more
+        for item, amount in (("B", 1), ("A", 9), ("C", 1)):
+            await set_amount(world, item, amount)
             await world.once()
         states = await world.states()
-        assert [states[text] for text in ("told A 8", "told B 1", "told C 1")] == ["waiting", "waiting", "held"]
+        assert [states[text] for text in ("told A 9", "told B 1", "told C 1")] == ["waiting", "waiting", "held"]
 
 
 async def test_a_phone_on_the_suppression_list_and_no_other_gets_nothing(database: str) -> None:
