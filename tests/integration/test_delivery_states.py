@@ -6,9 +6,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from listener import messages, settling
+from listener import messages, pauses, settling
 from listener.accounts import add
 from listener.model import Accepted, Lease, NotSent, Outcome, RateLimited, Rejected, Stale, State, Unchecked, Unknown
+from listener.pauses import Scope, Target
 from listener.settling import Result, settle
 from tests.support.world import World, open_world
 
@@ -235,15 +236,19 @@ async def test_what_stops_the_account_costs_no_place_in_the_thread(erp_database:
         assert await world.one("SELECT order_at FROM listener.message") == before
 
 
-async def test_a_resend_gives_up_its_place_after_max_block(erp_database: str) -> None:
+@pytest.mark.parametrize(("minutes", "behind"), [(9, False), (11, True)])
+async def test_a_resend_gives_up_its_place_after_max_block_and_not_before(
+    erp_database: str, minutes: int, behind: bool
+) -> None:
     async with open_world(erp_database) as world:
         await queue(world, if_unsure="resend")
         await world.db.execute(
-            "UPDATE listener.message SET order_at = now() - interval '1 h', due_at = now() - interval '1 h'"
+            "UPDATE listener.message SET order_at = now() - %s * interval '1 min', due_at = now() - interval '1 h'",
+            [minutes],
         )
         await tell(world, await permit(world), GONE)
         row = await world.one("SELECT order_at > now() AS behind, due_at - now() AS wait FROM listener.message")
-        assert row["behind"]
+        assert row["behind"] is behind
         assert 0 < row["wait"].total_seconds() <= settling.RESEND_BACKOFF.longest * 2
 
 
@@ -295,3 +300,23 @@ async def test_an_answer_tells_whether_there_may_be_more_to_send(erp_database: s
         )
         assert await more(third, YES), "the account goes on"
         assert await more(fourth, LATE), "it goes again"
+
+
+async def test_only_what_waits_and_was_surely_not_sent_expires(erp_database: str) -> None:
+    """All in one thread: what was perhaps sent is never called expired, and what is being sent is left alone."""
+    async with open_world(erp_database) as world:
+        await pauses.pause(world.db, Target(scope=Scope.ALL), reason="x", until=None, by="test")
+        await world.notes([("a", text) for text in ("sending", "held", "asked", "unsure", "old", "young", "new")])
+        await world.once()
+        await world.db.execute(
+            """UPDATE listener.message SET expires_at = now() WHERE text NOT IN ('young', 'new');
+               UPDATE listener.message SET unsure = 1 WHERE text IN ('asked', 'unsure', 'young');
+               UPDATE listener.message SET state = 'held' WHERE text IN ('held', 'asked');
+               UPDATE listener.message SET state = 'sending', permits = 1, lease = 7, lease_until = 'infinity'
+                WHERE text = 'sending'"""
+        )
+        await messages.expire(world.db)
+        assert await world.states() == {
+            "sending": "sending", "held": "held", "asked": "held", "unsure": "unknown", "old": "expired",
+            "young": "waiting", "new": "waiting",
+        }  # fmt: skip

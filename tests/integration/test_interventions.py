@@ -337,6 +337,15 @@ async def test_what_grew_too_old_while_it_was_held_is_told_and_not_counted_as_re
         assert await state(world, "old") == "accepted"
 
 
+async def test_one_that_the_brake_holds_is_sent_alone_when_it_is_retried(erp_database: str) -> None:
+    async with open_world(erp_database, rules=rules_text(defaults="brake: 1/h")) as world:
+        await world.notes([("a", "sent"), ("b", "wanted"), ("c", "held")])
+        await world.once()
+        assert (await say(world, "retry", await number(world, "wanted"))).code == 0
+        await world.once()
+        assert await world.states() == {"sent": "accepted", "wanted": "accepted", "held": "held"}
+
+
 async def test_a_phone_on_the_suppression_list_is_not_retried(erp_database: str) -> None:
     async with open_world(erp_database) as world:
         world.gateway.add_fault(LOST)
