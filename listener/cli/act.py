@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from listener import accounts, interventions, overview, pauses, personal
-from listener.cli.common import asynchronous, fail, output_option, print_json
+from listener.cli.common import asynchronous, confirm, fail, output_option, print_json
 from listener.cli.filters import chosen, filter_options, moment, phone
 from listener.database import connect
 from listener.errors import ListenerError, UsageError
@@ -122,7 +122,7 @@ def _confirm(deed: str, parts: list[str], warning: str = "", *, yes: bool) -> No
         return
     if not sys.stdin.isatty():
         raise UsageError(f"{deed}: nobody is there to confirm; add --yes")
-    click.confirm("go on?", abort=True, err=True)
+    confirm("go on?")
 
 
 def _tell(deed: Deed, output: str) -> None:
@@ -221,7 +221,7 @@ async def forget(number: str, reason: str | None, yes: bool, output: str) -> Non
         if not yes:
             if not sys.stdin.isatty():
                 raise UsageError("forget: nobody is there to confirm; add --yes")
-            click.confirm("This cannot be undone, and cancels what is not sent yet. Go on?", abort=True, err=True)
+            confirm("This cannot be undone, and cancels what is not sent yet. Go on?")
         found = await personal.forget(conn, who, by=await pauses.who(conn), reason=reason)
     if output == "json":
         print_json({"verb": "forget", "removed": found.removed, "left": found.left})

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
@@ -58,6 +59,16 @@ def fail(text: str, code: int) -> SystemExit:
     """Says why on stderr; raise what it returns."""
     click.echo(text, err=True)
     return SystemExit(code)
+
+
+def confirm(question: str) -> None:
+    """Goes on at a yes; else click ends the verb."""
+    # asyncio's own handler would only note the first Ctrl-C, and the question would stand as if nobody had answered.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        click.confirm(question, abort=True, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # for click and Python to handle: a person's no, Ctrl-C, an exit code, a pipe whose reader is gone

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 
 from listener import capture, installation, migrations, rights, route
-from listener.cli.common import asynchronous, fail, output_option, print_json, rules_option
+from listener.cli.common import asynchronous, confirm, fail, output_option, print_json, rules_option
 from listener.database import Connection, connect
 from listener.errors import ListenerError
 from listener.rules import read
@@ -213,7 +213,7 @@ def _ask(unfinished: int, *, yes: bool) -> None:
     lost = f"what is not finished would be lost (changes and messages: {unfinished})"
     if not sys.stdin.isatty():
         raise fail(f"{lost}; say --yes if they may be", 1)
-    click.confirm(f"{lost}. Remove everything?", abort=True, err=True)
+    confirm(f"{lost}. Remove everything?")
 
 
 def _say(line: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -418,6 +419,27 @@ async def test_on_a_terminal_the_count_is_shown_and_asked_about(
         assert b"cancel 1 message: 1 waiting" in asked
         assert process.returncode == code
         assert await state(world, "one") == left
+
+
+async def test_the_first_ctrl_c_at_a_question_ends_the_verb(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        person, terminal = os.openpty()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "listener", "forget", PHONE,
+                stdin=terminal, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, **world.environment()},
+            )  # fmt: skip
+            assert process.stderr is not None
+            async with asyncio.timeout(20):
+                await process.stderr.readuntil(b"[y/N]: ")
+                process.send_signal(signal.SIGINT)
+                _, said = await process.communicate()
+        finally:
+            os.close(person)
+            os.close(terminal)
+        assert (process.returncode, said.strip()) == (1, b"Aborted!")
+        assert await world.rows("SELECT FROM listener.audit") == []
 
 
 async def test_muted_changes_are_released_by_a_person_in_their_order(database: str) -> None:
