@@ -1,7 +1,10 @@
 """`listener VERB`: verbs are imported only when called, so that `--help` and completion are quick."""
 
 import importlib
+import os
 import signal
+import sys
+from pathlib import Path
 
 import click
 
@@ -67,3 +70,8 @@ class _Verbs(click.Group):
 @click.version_option(__version__, message="listener %(version)s")
 def main() -> None:
     """Turns changes in an ERP's PostgreSQL tables into SMS through CareSoft."""
+    # Whoever starts it may have closed these (`listener run 2>&-`): Python has None for them then, and the next
+    # connection would get their number.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115

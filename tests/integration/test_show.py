@@ -1,5 +1,7 @@
 """The shapes of `messages`, `message` and `status`, what status counts, and that it scans nothing finished."""
 
+import asyncio
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -244,3 +246,26 @@ def test_a_full_disk_is_named() -> None:
         )
     assert said.returncode == 1
     assert said.stderr == b"there is no room left where this is written to: what was written is not whole\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("cancel --key none <&-", 0),
+        (f"forget {PHONE} <&-", 2),
+        ("messages >&-", 0),
+        ("run --once 2>&-", 0),
+        ("run --once <&- >&- 2>&-", 0),
+    ],
+)
+async def test_a_stream_that_is_closed_is_as_one_to_nowhere(erp_database: str, words: str, code: int) -> None:
+    async with open_world(erp_database) as world:
+        await world.note("a", "one", phone="no phone")
+        process = await asyncio.create_subprocess_shell(
+            f'exec "{sys.executable}" -m listener {words}',
+            env={**os.environ, **world.environment(), "LISTENER_LOG": ""},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(20):
+            _, said = await process.communicate()
+        assert process.returncode == code, said
