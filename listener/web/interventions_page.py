@@ -128,6 +128,7 @@ class Interventions:
             request,
             "interventions.html",
             code=400 if fault else 200,
+            here="/interventions",
             pauses=now,
             brakes=brakes,
             muted=[{**kind, "shown": mask_phones(kind["reason"])} for kind in kept_out[:_ITEMS]],

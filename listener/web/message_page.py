@@ -93,7 +93,7 @@ class OneMessage:
                 deed = await act(conn, self._settings, Verb(name), [number], by=session.who, reason=given)
                 why_not = deed.skipped.get(number)
         if why_not is not None:
-            return render(request, "not_done.html", code=409, number=number, why=why_not)
+            return render(request, "not_done.html", code=409, here=f"/messages/{number}", number=number, why=why_not)
         return web.Response(status=303, headers={"Location": f"/messages/{number}?done=1"})
 
 

@@ -69,10 +69,17 @@ def render(request: web.Request, template: str, *, code: int = 200, **values: An
             t=SimpleNamespace(**words(lang)),
             lang=lang,
             session=session,
-            **{"here": request.path_qs, "path": request.path, **values},
+            **{"here": _address(request), "path": request.path, **values},
         )
     )
     return web.Response(text=text, content_type="text/html", status=code)
+
+
+def _address(request: web.Request) -> str:
+    """Where a page is found again: for one that only a form leads to, the first screen."""
+    resource = request.match_info.route.resource
+    looked_at = resource is not None and any(route.method == "GET" for route in resource)
+    return request.path_qs if looked_at or request.method != "POST" else "/"
 
 
 def moment(value: datetime | None) -> str:

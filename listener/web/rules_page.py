@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -121,7 +122,7 @@ class RulePages:
             message |= _price(message["text"])
         text = given["text"]
         shown["dropped"] = "".join(sorted({c for c in text if c.isprintable() and not unaccent(c) and c != " "}))
-        return render(request, "rule.html", tried=True, **shown)
+        return render(request, "rule.html", here=f"/rules/{quote(name)}", tried=True, **shown)
 
     async def replay(self, request: web.Request) -> web.Response:
         """What the rule, as edited, would have sent of the last days, beside the rules in force."""

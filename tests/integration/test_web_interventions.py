@@ -1,6 +1,7 @@
 """Pauses, brakes and the audit, by the page."""
 
 import html
+import re
 
 import pytest
 
@@ -49,6 +50,26 @@ async def test_what_cannot_be_paused_is_said_and_the_form_keeps_its_words(erp_da
             assert said in html.unescape(answer.text), form
         assert await world.rows("SELECT * FROM listener.pause") == []
         assert (await somebody.get("/interventions/pause")).status == 405
+
+
+async def test_a_page_that_answers_a_form_is_found_again(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        await world.note("a", "one")
+        await world.settled()
+        for path, form, code, back in (
+            ("/interventions/pause", {"target": "phone", "phone": "123", "reason": "x"}, 400, "/interventions"),
+            ("/messages/1/cancel", {"reason": "x"}, 409, "/messages/1"),
+            ("/rules/note/try", {"text": "x"}, 200, "/rules/note"),
+            ("/messages/bulk/cancel?state=waiting", {"after": 0, "upto": 1, "count": 1}, 400, None),
+            ("/interventions/seen", {}, 400, "/"),
+            ("/login", {"token": "wrong"}, 403, None),
+        ):
+            answer = await somebody.post(path, form)
+            assert answer.status == code, path
+            # where the choice of the language leads back to, and what the live part asks for
+            addresses = re.findall(r' name="back" value="([^"]*)"|<div id="live" hx-get="([^"]*)"', answer.text)
+            assert {"".join(found) for found in addresses} == {back or path}
+            assert (await somebody.get(back or path)).status in (200, 302)
 
 
 async def test_a_brake_is_released_with_what_it_held(erp_database: str) -> None:
