@@ -14,7 +14,7 @@ from listener.model import State
 from listener.settings import Settings
 from listener.web import forms, search
 from listener.web.access import Session, operator
-from listener.web.page import language, render, shown_key
+from listener.web.page import language, moment, render, shown_key
 from listener.web.search import Filter, Found, Meaning, read_filter, understand
 from listener.web.store import Store
 from listener.web.texts import words
@@ -104,7 +104,7 @@ def states(verb: Verb, f: Filter) -> frozenset[State]:
 
 def offered(f: Filter, counts: Mapping[str, int]) -> list[str]:
     """The deeds that the list offers: none for a list of everything."""
-    if not (f.q or f.states or f.range != "all"):
+    if not (f.q or f.states or f.since or f.until):
         return []
     return [
         verb.value
@@ -154,4 +154,6 @@ def _in_words(f: Filter, found: Found, t: Mapping[str, str]) -> list[tuple[str, 
         Meaning.ID: t["message_number"],
     }
     said = [(names[found.meaning], shown_key(str(found.value)))] if found.meaning is not None else []
+    if f.range == "own":
+        return said + [(t[word], moment(at)) for word, at in (("from", f.since), ("to", f.until)) if at is not None]
     return said + ([(t["range"], t[f"range_{f.range}"])] if f.range != "all" else [])

@@ -142,3 +142,14 @@ async def test_nobody_else_does_it_and_no_other_sites_form(erp_database: str) ->
         assert (await boss.get("/messages/bulk/forget?state=held")).status == 404
         assert "/messages/bulk/" not in (await boss.get("/messages")).text
         assert (await world.one("SELECT count(*) AS n FROM listener.message WHERE state = 'held'"))["n"] == 6
+
+
+async def test_a_span_of_ones_own_is_named_before_it_is_acted_on(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        await world.note("a", "one", phone="no phone")
+        await world.until("SELECT count(*) = 1 FROM listener.messages")
+        span = "range=own&from=2026-01-02T10:00&to=2099-12-31T00:00"
+        await ask(somebody, f"/messages/bulk/retry?{span}", "Gửi lại 1 tin?", "02/01/2026 10:00", "31/12/2099 00:00")
+        assert "/messages/bulk/retry" in (await somebody.get(f"/messages?{span}")).text
+        # without a time that can be read it is a list of everything
+        assert "/messages/bulk/" not in (await somebody.get("/messages?range=own&from=junk")).text
