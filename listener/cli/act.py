@@ -169,7 +169,7 @@ async def pause(
     """Stop sending: everything, or one rule, account or phone. What is on its way already is not called back."""
     if not reason.strip():
         raise UsageError("--reason: say why in a word or two")
-    end: datetime | None = moment(until, "--until") if until else None
+    end: datetime | None = moment(until, "--until") if until is not None else None
     target = _target(rule, account, phone(number, "--phone") if number is not None else None)
     async with await connect(read_settings(), "act") as conn:
         rules = await overview.rules_in_force(conn)

@@ -254,6 +254,7 @@ async def test_nothing_of_a_paused_rule_begins_after_pause_has_returned(erp_data
         (("pause", "--phone", "12", "--reason", "x"), 2, "--phone"),
         (("pause", "--reason", "x", "--until", "2020-01-01T00:00"), 2, "over"),
         (("pause", "--reason", "x", "--until", "soon"), 2, "--until"),
+        (("pause", "--reason", "x", "--until", ""), 2, "--until"),
         (("resume",), 1, "no pause of everything"),
     ],
 )
