@@ -90,12 +90,14 @@ def moment(value: datetime | None) -> str:
 
 
 def clock(value: datetime | None) -> str:
-    """Only the time of the day for today, day and time for others."""
+    """Only the time of the day for today, day and time for others, with the year for those of another one."""
     if value is None or endless(value):
         return "-"
     local = value.astimezone(LOCAL)
-    same_day = local.date() == datetime.now(LOCAL).date()
-    return local.strftime("%H:%M:%S" if same_day else "%d/%m %H:%M")
+    today = datetime.now(LOCAL).date()
+    if local.date() == today:
+        return local.strftime("%H:%M:%S")
+    return local.strftime("%d/%m %H:%M" if local.year == today.year else "%d/%m/%Y %H:%M")
 
 
 def field(value: datetime | None) -> str:

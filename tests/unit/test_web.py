@@ -17,6 +17,7 @@ from listener.web.access import SESSION_S, Access, Role, Throttle, same_origin
 from listener.web.charts import nice_top
 from listener.web.concerns import Level, concerns, sentence
 from listener.web.texts import LANGUAGES, WORDS
+from listener.words import LOCAL
 
 WEB = Path(page.__file__).parent
 
@@ -225,3 +226,9 @@ def test_the_scale_holds_the_highest_bar_and_wastes_little(highest: int) -> None
     assert top >= highest
     assert top % 3 == 0
     assert highest <= 3 or top < 3 * highest
+
+
+def test_a_time_of_another_year_is_not_taken_for_one_of_this() -> None:
+    now = datetime.now(LOCAL)
+    assert page.clock(now.replace(year=now.year + 1, day=1)) == f"{now:01/%m}/{now.year + 1} {now:%H:%M}"
+    assert page.clock(now) == f"{now:%H:%M:%S}"
