@@ -15,24 +15,24 @@ class BeyondEditError(ListenerError):
 def parts_of(source: str, rule: str) -> tuple[str, str]:
     """The text and the condition of a rule as they stand; "" for no condition. Raises `BeyondEditError`."""
     entries = _entries(source, rule)
-    return tuple(entries[key][1].value if key in entries else "" for key in ("text", "when"))  # type: ignore[return-value]
+    return entries["text"][1].value, entries["when"][1].value.strip() if "when" in entries else ""
 
 
 def edited(source: str, rule: str, text: str, when: str) -> str:
     """The file with another text and condition of a rule. Raises `BeyondEditError`."""
-    if (text, when) == parts_of(source, rule):
-        return source
+    old_text, old_when = parts_of(source, rule)
     entries = _entries(source, rule)
-    old_text = entries["text"][1].value
     changes: list[tuple[int, int, str]] = []
     if text != old_text:
         changes.append(_replacement(source, entries["text"][1], text))
-    if "when" in entries and when:
-        changes.append(_replacement(source, entries["when"][1], when))
-    elif "when" in entries:
-        changes.append(_without(source, *entries["when"]))
-    elif when:
+    if when == old_when:
+        pass
+    elif "when" not in entries:
         changes.append(_before(entries["text"][0], f"when: {_quoted(when)}"))
+    elif when:
+        changes.append(_replacement(source, entries["when"][1], when))
+    else:
+        changes.append(_without(source, *entries["when"]))
     for start, end, new in sorted(changes, reverse=True):
         source = source[:start] + new + source[end:]
     return source

@@ -47,6 +47,15 @@ async def test_the_playground_shows_what_would_be_sent_and_sends_nothing(erp_dat
         assert (await somebody.get("/rules/absent")).status == 404
 
 
+async def test_a_condition_of_several_lines_is_edited_on_them(erp_database: str) -> None:
+    lines = "    to: new.phone\n    when: |\n      new.body != 'a'\n      and new.body != 'b'\n"
+    rules = rules_text().replace("    to: new.phone\n", lines)
+    async with open_world(erp_database, rules=rules) as world, page_of(world) as somebody:
+        shown = html.unescape((await somebody.get("/rules/note")).text)
+        # a field of one line would lose the ends of the others
+        assert ">new.body != 'a'\nand new.body != 'b'</textarea>" in shown
+
+
 async def test_without_a_script_a_trial_answers_with_the_whole_page_and_keeps_what_was_typed(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world) as somebody:
         await world.note("DH1", "it is here", phone="0912345678")
@@ -62,7 +71,7 @@ async def test_without_a_script_a_trial_answers_with_the_whole_page_and_keeps_wh
         assert "</textarea>{{" not in page.text
         shown = html.unescape(page.text)
         assert '<p class="bubble"></textarea>typed!</p>' in shown
-        for kept in ('value="DH7"', f">{row}<", "{{ new.body }}!", "value=\"new.body != 'no'\""):
+        for kept in ('value="DH7"', f">{row}<", "{{ new.body }}!", ">new.body != 'no'<"):
             assert kept in shown
         part = await somebody.post("/rules/note/try", form, **HTMX)
         assert "<!doctype" not in part.text

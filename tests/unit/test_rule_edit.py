@@ -111,3 +111,11 @@ def test_when_a_rule_became_what_it_is() -> None:
         "c": Changed(version=4, at="at 4"),  # type: ignore[arg-type]
     }
     assert last_changes([]) == {}
+
+
+def test_a_condition_of_several_lines_stays_as_it_is_written() -> None:
+    source = SOURCE.replace("    when: new.a > 1   # why\n", "    when: |  # why\n      new.a > 1\n      and new.b\n")
+    text, when = parts_of(source, "first")
+    assert when == "new.a > 1\nand new.b"
+    assert edited(source, "first", text, when) == source
+    assert edited(source, "first", "other", when) == source.replace('"one {{ new.a }}"', '"other"')
