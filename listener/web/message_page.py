@@ -164,7 +164,7 @@ async def _rule_then(conn: Connection, version: int, name: str) -> str | None:
         return None
     line, col = document.position(("rules", name), key=True)
     lines = source.splitlines()
-    if not lines[line - 1].strip().startswith(name):
+    if not lines[line - 1].lstrip(" \"'").startswith(name):
         return None
     taken = [lines[line - 1]]
     for text in lines[line:]:

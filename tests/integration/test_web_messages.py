@@ -268,3 +268,12 @@ async def test_the_database_away_is_a_page_that_says_so_and_comes_back(erp_datab
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'listener page%%'"
         )
         assert (await somebody.get("/messages")).status == 200
+
+
+async def test_a_rule_whose_name_stands_in_quotes_is_shown_as_it_was(erp_database: str) -> None:
+    rules = rules_text().replace("rules:\n  note:\n", "rules:\n  'note':\n")
+    async with open_world(erp_database, rules=rules) as world, page_of(world) as somebody:
+        await world.note("a", "one")
+        await world.settled()
+        shown = html.unescape((await somebody.get("/messages/1")).text)
+        assert "'note':\n  on: note\n" in shown
