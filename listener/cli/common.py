@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -133,9 +134,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def shown(value: object) -> str:
-    """A value for people: local time to the second, `-` for nothing."""
+    """A value for people: local time to the second, `-` for nothing; a text of the ERP's does nothing to a terminal."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
         return moment(value)
-    return str(value)
+    return _CONTROL.sub(lambda c: f"\\x{ord(c[0]):02x}", str(value))
+
+
+# what a terminal obeys, but for the end of a line
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from listener import pauses, phones
-from listener.cli.common import asynchronous, fail, output_option, print_json, print_table, rules_option
+from listener.cli.common import asynchronous, fail, output_option, print_json, print_table, rules_option, shown
 from listener.cli.filters import duration
 from listener.database import connect
 from listener.replay import in_force
@@ -50,7 +50,7 @@ async def why(asked: str, language: str, reveal: bool, output: str) -> None:
         print_json({"phone": timeline.phone, "key": timeline.key, "cut": timeline.cut, "timeline": entries})
     else:
         for entry, text in told:
-            click.echo(f"{moment(entry.at)}  {text}")
+            click.echo(f"{moment(entry.at)}  {shown(text)}")
             if entry.kind == "message" and entry.facts["text"]:
                 click.echo(f"{' ' * 21}{entry.facts['text']!r}")
         if timeline.cut:

@@ -114,12 +114,11 @@ async def _with_database(
 
 
 def _show(verdict: dict[str, Any]) -> None:
-    click.echo(
-        f"{verdict['rule']}: {verdict['verdict']}" + (f", because {verdict['reason']}" if verdict["reason"] else "")
-    )
+    because = f", because {shown(verdict['reason'])}" if verdict["reason"] else ""
+    click.echo(f"{verdict['rule']}: {verdict['verdict']}{because}")
     for message in verdict["messages"]:
         click.echo("")
         for name in ("to", "text", "parts", "encoding", "ticket_id", "thread", "due_at"):
             click.echo(f"  {name.replace('_id', ''):9} {shown(message[name])}")
         if message["reason"] not in (None, verdict["reason"]):
-            click.echo(f"  note      {message['reason']}")
+            click.echo(f"  note      {shown(message['reason'])}")

@@ -269,3 +269,14 @@ async def test_a_stream_that_is_closed_is_as_one_to_nowhere(erp_database: str, w
         async with asyncio.timeout(20):
             _, said = await process.communicate()
         assert process.returncode == code, said
+
+
+async def test_what_the_erp_holds_does_nothing_to_a_terminal(erp_database: str) -> None:
+    key = "a\x1b]0;owned\x07\x1b[31m"
+    async with open_world(erp_database) as world:
+        await world.note(key, "one", phone="no phone")
+        await world.once()
+        for words in (("messages",), ("message", 1), ("why", key)):
+            said = (await verb(world.environment(), *words)).out
+            assert r"a\x1b]0;owned\x07" in said
+            assert "\x1b" not in said
