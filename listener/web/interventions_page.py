@@ -57,7 +57,7 @@ class Interventions:
                 held = await pauses.pause(conn, target, reason=reason, until=until, by=session.who)
         except ListenerError as error:
             return await self._show(request, fault=str(error), form=form)
-        return _back(f"paused={held}")
+        return _back(f"paused={_held(target, held)}")
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """Ends the pause that the form names."""
@@ -69,7 +69,7 @@ class Interventions:
         reason = forms.reason(form)
         async with self._store.acting() as conn:
             released = await pauses.resume(conn, target, reason=reason, by=session.who)
-        return _back(f"resumed={released or 0}")
+        return _back(f"resumed={_held(target, released or 0)}")
 
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Lets go of a rule's brake and of the messages that are held of it."""
@@ -138,13 +138,18 @@ class Interventions:
             spans=list(SPANS),
             fault=fault,
             form=form or {},
-            done=done if done is not None and done[1].isdigit() else None,
+            done=done if done is not None and (done[1].isdigit() or not done[1]) else None,
         )
 
 
 async def _deed(request: web.Request) -> tuple[Session, Mapping[str, str]]:
     """Who acts, and the form's fields. Raises `HTTPForbidden` for those who may only look."""
     return operator(request), {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+
+
+def _held(target: Target, n: int) -> str:
+    """How many messages a pause held; nothing for one that stops accounts, whose messages go on waiting."""
+    return str(n) if target.scope in (Scope.RULE, Scope.PHONE) else ""
 
 
 def _back(query: str) -> web.Response:
