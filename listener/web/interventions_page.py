@@ -27,6 +27,14 @@ SPANS: Mapping[str, timedelta | None] = {
     "open": None,
 }
 _AUDIT_PAGE = 100
+# what a deed's number is of, as a word of the page: messages, but for these; None where it says nothing
+_COUNTED = {
+    "release muted": "audit_changes",
+    "forget": "audit_rows",
+    "export": "audit_rows",
+    "seen": None,
+    "unsuppress": None,
+}
 # of a long list, so many are named
 _ITEMS = 20
 
@@ -108,7 +116,10 @@ class Interventions:
         upto = forms.number(before)
         args = {"before": 2**62 if upto is None else upto, "limit": _AUDIT_PAGE + 1}
         rows = await self._store.rows("audit", args)
-        shown = [{**row, "what": _what(row["what"], language(request))} for row in rows[:_AUDIT_PAGE]]
+        shown = [
+            {**row, "what": _what(row["what"], language(request)), "counted": _COUNTED.get(row["verb"], "audit_count")}
+            for row in rows[:_AUDIT_PAGE]
+        ]
         older = rows[_AUDIT_PAGE - 1]["id"] if len(rows) > _AUDIT_PAGE else None
         return render(request, "audit.html", rows=shown, older=older, first=not before)
 

@@ -468,6 +468,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "audit_none": ("Chưa có ai can thiệp.", "Nobody has intervened yet."),
     "audit_count": ("{n} tin", "messages: {n}"),
+    "audit_changes": ("{n} thay đổi", "changes: {n}"),
+    "audit_rows": ("{n} dòng dữ liệu", "rows: {n}"),
     # what a deed was about
     "w_ids": ("tin số", "messages"),
     "w_id": ("tin số", "message"),

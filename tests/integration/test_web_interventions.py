@@ -6,7 +6,8 @@ import re
 import pytest
 
 from tests.support.browser import VIEW, page_of
-from tests.support.world import open_world, rules_text
+from tests.support.verbs import verb
+from tests.support.world import PHONE, open_world, rules_text
 
 
 @pytest.mark.parametrize("target", ["all", "account:main", "rule:note", "phone"])
@@ -131,3 +132,20 @@ async def test_those_who_may_only_look_can_pause_nothing(erp_database: str) -> N
         await world.note("a", "one")
         await world.settled()
         assert await world.states() == {"one": "accepted"}
+
+
+async def test_the_audit_says_what_a_number_is_of(erp_database: str) -> None:
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        async with world.db.transaction():
+            await world.db.execute("SET LOCAL listener.mute = 'import'")
+            await world.note("a", "one")
+        await somebody.post("/interventions/release-muted", {"watch": "note", "muted_for": "import"})
+        for words in (("export", PHONE), ("suppress", PHONE, "--reason", "x"), ("suppress", PHONE, "--remove")):
+            assert (await verb(world.environment(), *words)).code == 0
+        deeds = re.findall(r'class="kind">([^<]+)<.*?<small>(.*?)<', (await somebody.get("/audit")).text)
+        assert deeds[0] == ("cho gửi tin lại", "")
+        assert deeds[1][0] == "không gửi tin"
+        assert deeds[1][1].startswith(("0 tin", "1 tin"))
+        assert deeds[2][0] == "xuất dữ liệu"
+        assert deeds[2][1].endswith(" dòng dữ liệu")
+        assert deeds[3] == ("cho thay đổi tắt tiếng đi tiếp", "1 thay đổi")
