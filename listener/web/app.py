@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from urllib.parse import quote, unquote
 
+import psycopg
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
@@ -49,6 +50,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _MOST = 64 * 1024
+# the database is there, but gave up what was asked: it waited for a lock, or took too long
+_IN_VAIN = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 
 
 def make_app(settings: Settings, health: Health | None = None) -> web.Application:
@@ -128,11 +131,16 @@ async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         try:
             return await handler(request)
+        except _IN_VAIN:
+            raise
         except LOST:
             # a connection that broke while nobody looked: the next one is new
             if request.method not in ("GET", "HEAD"):
                 raise
             return await handler(request)
+    except _IN_VAIN as error:
+        log.warning("page_without_database", error=describe(error))
+        return render(request, "fault.html", code=503, title="e_slow", why="e_slow_why")
     except (*LOST, OutOfReachError) as error:
         log.warning("page_without_database", error=describe(error))
         answer = render(request, "fault.html", code=503, title="e_database", why="e_database_why")

@@ -66,6 +66,11 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "Không SMS nào được gửi cho đến khi cơ sở dữ liệu trả lời; không mất tin nào. Trang tự tải lại.",
         "No SMS is sent until the database answers; nothing is lost. This page reloads by itself.",
     ),
+    "e_slow": ("Cơ sở dữ liệu chưa kịp trả lời", "The database did not get to it in time"),
+    "e_slow_why": (
+        "Dữ liệu đang bị khóa, hoặc có quá nhiều việc. Hãy đợi một lát rồi thử lại.",
+        "Something is locked, or there is too much work. Wait a moment, then try again.",
+    ),
     "e_forbidden": ("Không được phép", "Not allowed"),
     "e_absent": ("Không có trang này", "There is no such page"),
     "e_method": ("Không làm được theo cách này", "That cannot be done this way"),

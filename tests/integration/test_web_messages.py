@@ -1,5 +1,6 @@
 """The list of messages and one of them: what is found, paged, shown and exported, and what a person can do."""
 
+import asyncio
 import csv
 import html
 import io
@@ -265,7 +266,7 @@ async def test_an_unclear_message_is_decided_by_a_person(
 async def test_the_database_away_is_a_page_that_says_so_and_comes_back(erp_database: str) -> None:
     async with open_world(erp_database) as world, page_of(world) as somebody:
         await world.db.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'listener page%%'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'listener page'"
         )
         assert (await somebody.get("/messages")).status == 200
 
@@ -277,3 +278,21 @@ async def test_a_rule_whose_name_stands_in_quotes_is_shown_as_it_was(erp_databas
         await world.settled()
         shown = html.unescape((await somebody.get("/messages/1")).text)
         assert "'note':\n  on: note\n" in shown
+
+
+async def test_a_question_that_waits_for_a_lock_too_long_is_not_told_as_a_database_that_is_away(
+    erp_database: str,
+) -> None:
+    waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'listener page'"
+    async with open_world(erp_database) as world, page_of(world) as somebody:
+        async with world.db.transaction():
+            await world.db.execute("LOCK TABLE listener.finished IN ACCESS EXCLUSIVE MODE")
+            look = asyncio.create_task(somebody.get("/messages?q=a"))
+            await world.until(f"SELECT count(*) > 0 {waiting}")
+            # as its own limit would in five seconds
+            await world.rows(f"SELECT pg_cancel_backend(pid) {waiting}")
+            answer = await look
+        assert answer.status == 503
+        assert "chưa kịp trả lời" in answer.text
+        assert "Không SMS nào được gửi" not in answer.text
+        assert (await somebody.get("/messages?q=a")).status == 200
