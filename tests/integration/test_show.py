@@ -280,3 +280,12 @@ async def test_what_the_erp_holds_does_nothing_to_a_terminal(erp_database: str) 
             said = (await verb(world.environment(), *words)).out
             assert r"a\x1b]0;owned\x07" in said
             assert "\x1b" not in said
+
+
+async def test_a_line_of_a_table_that_is_piped_is_never_broken(erp_database: str) -> None:
+    async with open_world(erp_database) as world:
+        await world.note("k" * 300, "one " * 100, phone="no phone")
+        await world.once()
+        head, row = (await verb(world.environment(), "messages")).out.splitlines()
+        assert head.startswith("id ")
+        assert "k" * 300 in row
