@@ -63,14 +63,15 @@ async def install(
 
     Raises `ListenerError` when it may not, and at the end with the statements that others have to run.
     """
-    wanted = await rights.roles(conn, daemon_role, reader_role)
-    for migration in await migrations.migrate(conn):
-        say(f"migration {migration.name}")
-    found = await captures(conn, rules, settings)
-    await capture.apply(conn, await capture.differences(conn, found), say)
-    await capture.apply(conn, await rights.own_steps(conn, wanted), say)
-    steps = await erp_steps(conn, wanted, rules, found)
-    await capture.apply(conn, [step for step in steps if step.ours], say)
+    async with migrations.in_turn(conn):
+        wanted = await rights.roles(conn, daemon_role, reader_role)
+        for migration in await migrations.migrate(conn):
+            say(f"migration {migration.name}")
+        found = await captures(conn, rules, settings)
+        await capture.apply(conn, await capture.differences(conn, found), say)
+        await capture.apply(conn, await rights.own_steps(conn, wanted), say)
+        steps = await erp_steps(conn, wanted, rules, found)
+        await capture.apply(conn, [step for step in steps if step.ours], say)
     for name in wanted.shut:
         say(f"nobody can connect as {name} yet: ALTER ROLE {sql.Identifier(name).as_string(conn)} LOGIN PASSWORD '...'")
     if theirs := [step.statement for step in await erp_steps(conn, wanted, rules, found)]:

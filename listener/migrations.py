@@ -9,7 +9,8 @@ triggers wait for it no longer than 200 ms, and a change that they give up is lo
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,6 +24,8 @@ from listener.queries import read, sql_folder
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
 # Any number will do, as long as it is ours alone.
 _LOCK = 7_466_382_153
+# How long an installer waits for another one: less than a connection's statement_timeout.
+_TURN = "50s"
 # Whoever waits for a lock holds up all who come later; the triggers give up after 200 ms. So: briefly, and often.
 LOCK_TIMEOUT = "100ms"
 _TRIES = 20
@@ -81,19 +84,34 @@ def newer(applied: Sequence[str]) -> str | None:
     return f"the database is newer than this program: it has migration {max(unknown)}. Update listener."
 
 
-async def migrate(conn: Connection) -> list[Migration]:
-    """Runs what is pending, each whole or not at all, and returns it. Two at once do it once.
+@asynccontextmanager
+async def in_turn(conn: Connection) -> AsyncIterator[None]:
+    """One installer at a time: two that make the same function or grant on the same table fail each other.
 
-    Raises `ListenerError` when tables stay locked by others or a right is missing; what was done before stays done.
+    Raises `ListenerError` when another one does not come to its end.
     """
-    await conn.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
     try:
-        todo = await pending(conn)
-        for migration in todo:
-            await _run(conn, migration)
+        async with conn.transaction():
+            # The connection's own limit is for locks that hold up the ERP.
+            await conn.execute(f"SET LOCAL lock_timeout = '{_TURN}'")
+            await conn.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+    except psycopg.errors.LockNotAvailable:
+        raise ListenerError("somebody else is installing here, and does not come to an end; try again later") from None
+    try:
+        yield
     finally:
         if not conn.closed:
             await conn.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+
+
+async def migrate(conn: Connection) -> list[Migration]:
+    """Runs what is pending, each whole or not at all, and returns it; `in_turn`.
+
+    Raises `ListenerError` when tables stay locked by others or a right is missing; what was done before stays done.
+    """
+    todo = await pending(conn)
+    for migration in todo:
+        await _run(conn, migration)
     return todo
 
 

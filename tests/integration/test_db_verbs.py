@@ -1,5 +1,6 @@
 """`listener db …` as the role that owns the ERP's tables and nothing more."""
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,14 @@ from psycopg.conninfo import make_conninfo
 
 from listener import database as database_module
 from listener.cli import main
+from listener.database import connect
+from listener.demo import rules_text
+from listener.installation import install
+from listener.rules import parse
+from listener.rules.ruleset import compile_rules
+from listener.settings import Settings
 from listener.simulator.binaries import find_binaries
+from tests.support.world import PATIENCE
 
 TABLES = """
 CREATE TABLE public.orders (order_no text PRIMARY KEY, status text, phone text);
@@ -349,3 +357,33 @@ def test_history_is_never_replayed_by_an_install(owner: Owner) -> None:
         assert owner.listener("db", "install").exit_code == 0
         assert owner.sql("SELECT count(*) FROM listener.outbox") == [(0,)]
         assert owner.listener("db", "uninstall", "--yes").exit_code == 0
+
+
+async def test_who_installs_while_another_does_waits_and_finds_it_done(erp_database: str, tmp_path: Path) -> None:
+    settings = Settings(database_url=erp_database, rules=tmp_path / "rules.yaml")
+    rules = compile_rules(parse(rules_text(), "rules.yaml"))
+    first: list[str] = []
+    second: list[str] = []
+    async with (
+        await connect(settings, "first") as one,
+        # as a replica's, whose locks on the ERP's tables must be short
+        await connect(settings, "second", lock_timeout="100ms") as other,
+        await connect(settings, "looks") as looks,
+        await psycopg.AsyncConnection.connect(erp_database) as erp,
+    ):
+        await erp.execute("LOCK TABLE public.orders")
+        installing = [asyncio.create_task(install(one, rules, settings, first.append))]
+        async with asyncio.timeout(PATIENCE):
+            while not any("the table is busy" in line for line in first):
+                await asyncio.sleep(0.01)
+            installing.append(asyncio.create_task(install(other, rules, settings, second.append)))
+            waits = "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while (await (await looks.execute(waits)).fetchone() or {})["n"] == 0:
+                assert not installing[-1].done()
+                await asyncio.sleep(0.01)
+            # longer than that replica waits for a table
+            await asyncio.sleep(0.2)
+            await erp.rollback()
+            await asyncio.gather(*installing)
+    assert "create trigger +listener_order_status_update on public.orders" in first
+    assert second == []
