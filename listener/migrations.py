@@ -150,7 +150,9 @@ def bootstrap_sql() -> str:
 async def installed(conn: Connection) -> bool:
     """Whether the schema is there. Raises `ListenerError` when there is one of that name that is not ours."""
     cursor = await conn.execute(
-        "SELECT to_regnamespace('listener') IS NOT NULL AS there, to_regclass('listener.migration') IS NOT NULL AS ours"
+        """SELECT to_regnamespace('listener') IS NOT NULL AS there,
+                  EXISTS (SELECT FROM pg_attribute
+                           WHERE attrelid = to_regclass('listener.migration') AND attname = 'sha256') AS ours"""
     )
     row = await cursor.fetchone()
     if row and row["there"] and not row["ours"]:

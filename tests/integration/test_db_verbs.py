@@ -290,13 +290,14 @@ def test_an_event_trigger_that_fails_is_told_as_what_it_is(owner: Owner, grantee
     assert owner.listener("db", "install").exit_code == 0
 
 
-def test_a_schema_of_that_name_that_is_not_ours_is_left_alone(owner: Owner) -> None:
-    owner.sql("CREATE SCHEMA listener; CREATE TABLE listener.mine (id int)")
-    result = owner.listener("db", "install")
-    assert result.exit_code == 1 and "schema" in result.output and "listener" in result.output, result.output
-    result = owner.listener("db", "uninstall", "--yes")
-    assert result.exit_code == 1, result.output
-    assert owner.sql("SELECT count(*) FROM listener.mine") == [(0,)]
+@pytest.mark.parametrize("table", ["mine", "migration"])
+def test_a_schema_of_that_name_that_is_not_ours_is_left_alone(owner: Owner, table: str) -> None:
+    owner.sql(f"CREATE SCHEMA listener; CREATE TABLE listener.{table} (id int)")
+    for verb in ("plan", "install", "verify", "uninstall"):
+        result = owner.listener("db", verb)
+        assert result.exit_code == 1, result.output
+        assert "has a schema `listener` that this program did not make: rename it" in result.output
+    assert owner.sql(f"SELECT count(*) FROM listener.{table}") == [(0,)]
 
 
 def test_a_table_that_stays_locked_is_said_so(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
