@@ -140,6 +140,7 @@ REASONS: Sequence[tuple[str, str]] = (
     ("{t} has no column {c}", "{t} không có cột {c}"),
     ("let its owner {x*}", "hãy nhờ chủ của bảng {x}"),
     ("{x} (functions and tables need their schema in front)", "{x} (hàm và bảng phải ghi schema ở trước)"),
+    ("{x} (columns need NEW. or OLD. in front)", "{x} (cột phải ghi NEW. hoặc OLD. ở trước)"),
     # phones
     ("there is no phone number", "không có số điện thoại"),
     ("this is not one phone number: it may hold digits, spaces, dots, dashes and brackets, and no more",

@@ -58,11 +58,20 @@ async def check_where(conn: Connection, table: Table, where: str) -> None:
         # Whoever installs it will see; a role that only reads the rules need not read the table.
         return
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
-        raise ListenerError(
-            f"where: {error.diag.message_primary} (functions and tables need their schema in front)"
-        ) from None
+        raise ListenerError(f"where: {error.diag.message_primary}{_in_front(error)}") from None
     if not is_simple(table, where):
         await _check_signs(conn, table, where)
+
+
+def _in_front(error: psycopg.Error) -> str:
+    """What is most likely missing before a name that PostgreSQL does not know."""
+    match error:
+        case psycopg.errors.AmbiguousColumn() | psycopg.errors.UndefinedColumn():
+            return " (columns need NEW. or OLD. in front)"
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedFunction() | psycopg.errors.UndefinedObject():
+            return " (functions and tables need their schema in front)"
+        case _:
+            return ""
 
 
 async def _check_signs(conn: Connection, table: Table, where: str) -> None:

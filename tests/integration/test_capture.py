@@ -321,9 +321,9 @@ async def test_a_where_that_fails_on_a_row_does_not_fail_the_erp(erp: Erp) -> No
     ("where", "said"),
     [
         ("NEW.statuss = 'paid'", "no column statuss; did you mean status?"),
-        ("status = 'paid'", "ambiguous"),
-        ("no_such_function(NEW.status)", "no_such_function"),
-        ("NEW.amount", "must be type boolean"),
+        ("status = 'paid'", r"ambiguous \(columns need NEW. or OLD. in front\)$"),
+        ("no_such_function(NEW.status)", r"no_such_function.* \(functions and tables need their schema in front\)$"),
+        ("NEW.amount", "must be type boolean, not type numeric$"),
         ("NEW.amount > 'ten'", "invalid input syntax"),
         ("NEW.status = = 1", "syntax error"),
         ("NEW.note <> 'current_user' AND Current_User = 'erp'", "current_user is here whoever installed the trigger"),
