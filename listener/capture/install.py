@@ -17,6 +17,9 @@ from listener.queries import load, pieces
 
 SQL = load("capture")
 
+# A trigger's lock makes every later writer of the table queue behind it: do not wait long for it. And less than
+# deadlock_timeout, for where we and the ERP wait for each other it is we who give way.
+LOCK_TIMEOUT = "800ms"
 # times to try for the lock on a busy table
 _TRIES = 8
 
@@ -163,9 +166,7 @@ async def _take(conn: Connection, steps: Sequence[Difference], say: Callable[[st
         step = steps[0]
         try:
             async with conn.transaction():
-                # A trigger's lock makes every later writer of the table queue behind it: do not wait long for it. And
-                # less than deadlock_timeout, for where we and the ERP wait for each other it is we who give way.
-                await conn.execute("SET LOCAL lock_timeout = '800ms'")
+                await conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
                 # No operator or function that an ERP role put in our way is taken for PostgreSQL's own.
                 await conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
                 for step in steps:

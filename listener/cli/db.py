@@ -197,9 +197,9 @@ async def print_sql(rules_path: Path | None, daemon_role: str | None, reader_rol
     if not todo and not steps:
         click.echo("-- nothing to do: the database is as the rules want it")
         return
-    # A trigger's lock makes every later writer of its table wait behind it; one on the outbox loses what they capture.
+    # A lock on the outbox loses what is captured meanwhile.
     upgrade = bool(todo) and todo[0].number > 1
-    timeout = migrations.LOCK_TIMEOUT if upgrade else "5s"
+    timeout = migrations.LOCK_TIMEOUT if upgrade else capture.LOCK_TIMEOUT
     click.echo(f"BEGIN;\nSET LOCAL lock_timeout = '{timeout}';\nSET LOCAL search_path = pg_catalog, pg_temp;\n")
     click.echo(migrations.script(todo))
     for step in steps:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -177,6 +178,26 @@ def test_the_printed_sql_does_what_install_does(owner: Owner, tmp_path: Path) ->
     assert owner.listener("db", "sql").stdout.startswith("-- nothing to do")
 
 
+def test_the_printed_sql_gives_way_to_a_transaction_of_the_erp(owner: Owner) -> None:
+    script = owner.listener("db", "sql").stdout
+    with (
+        psycopg.connect(owner.dsn) as erp,
+        psycopg.connect(owner.dsn, autocommit=True) as dba,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        # It has the script wait for the second table, and then wants the first one.
+        erp.execute('LOCK TABLE public."Sổ quỹ" IN ROW EXCLUSIVE MODE')
+        running = pool.submit(dba.execute, script.encode())
+        waits = f"SELECT 1 FROM pg_locks WHERE pid = {dba.info.backend_pid} AND NOT granted"
+        while not owner.sql(waits):
+            assert not running.done(), running.result()
+        # PostgreSQL looks for a deadlock a second after a wait began, once: it would end who waits later than that.
+        wait([running], 1.5)
+        erp.execute("UPDATE public.orders SET status = 'paid'")
+        erp.commit()
+        assert isinstance(running.exception(), psycopg.errors.LockNotAvailable)
+
+
 def test_what_the_rules_no_longer_want_is_removed(owner: Owner) -> None:
     assert owner.listener("db", "install").exit_code == 0
     lines = RULES.splitlines(keepends=True)
@@ -338,7 +359,7 @@ def test_a_schema_of_an_older_version_is_told_with_its_cure(owner: Owner) -> Non
 
 
 def test_an_upgrade_by_hand_waits_for_no_lock_for_as_long_as_the_triggers_do(owner: Owner) -> None:
-    assert "lock_timeout = '5s'" in owner.listener("db", "sql").stdout
+    assert "lock_timeout = '800ms'" in owner.listener("db", "sql").stdout
     assert owner.listener("db", "install").exit_code == 0
     owner.sql("DELETE FROM listener.migration WHERE number = (SELECT max(number) FROM listener.migration)")
     assert "lock_timeout = '100ms'" in owner.listener("db", "sql").stdout
