@@ -134,6 +134,8 @@ REASONS: Sequence[tuple[str, str]] = (
     ("{t} is not a table name; write it as in SQL: schema.table",
      "{t} không phải là tên bảng; hãy viết như trong SQL: schema.table"),
     ("{t} is not a table; a trigger needs the table under it", "{t} không phải là bảng; trigger cần bảng gốc"),
+    ("{t} is listener's own; a watch is for tables of the ERP",
+     "{t} là của listener; watch chỉ dành cho bảng của ERP"),
     ("{t} is a temporary table; it is gone with its session", "{t} là bảng tạm, mất khi phiên làm việc kết thúc"),
     ("{t} has no primary key; name the columns that tell its rows apart with `key:`",
      "{t} không có khóa chính; hãy ghi các cột phân biệt từng dòng vào `key:`"),

@@ -72,6 +72,9 @@ async def find_table(conn: Connection, text: str) -> Table:
         raise ListenerError(f"there is no table {text}{did_you_mean(text, names)}")
     if row["kind"] not in "rp":
         raise ListenerError(f"{text} is not a table; a trigger needs the table under it")
+    if row["schema"] == "listener":
+        # What is captured there would be captured again, and a message about a message make the next one.
+        raise ListenerError(f"{text} is listener's own; a watch is for tables of the ERP")
     if row["temporary"]:
         raise ListenerError(f"{text} is a temporary table; it is gone with its session")
     return Table(

@@ -241,6 +241,7 @@ async def test_dropped_columns_leave_no_trace(erp: Erp) -> None:
         ("public.ordesr", "there is no table public.ordesr; did you mean public.orders?"),
         ("public.seen", "is not a table"),
         ("scratch", "is a temporary table"),
+        ("listener.message", "listener.message is listener's own; a watch is for tables of the ERP"),
         ("nowhere.orders", "there is no table nowhere.orders"),
     ],
 )
