@@ -1,12 +1,13 @@
 """`POST sms` and `POST zalo/zns`: what is accepted, onto which ticket, and what is refused."""
 
+import io
 import json
 from typing import Any
 
 import pytest
 
 from listener.simulator.gateway import Channel, ClosedTicket, Port, UnknownTicket
-from tests.integration.gateway_client import PHONE, START, Api, running
+from tests.integration.gateway_client import PHONE, START, TOKEN, Api, running
 
 
 async def refusal(api: Api, path: str, body: Any) -> str:
@@ -198,3 +199,19 @@ async def test_zns_is_a_channel_of_its_own_with_the_same_ticket_rules() -> None:
 async def test_a_bad_zns_message_is_refused(fields: dict[str, Any], message: str) -> None:
     async with running() as api:
         assert await refusal(api, "zalo/zns", {"zns": {"phone": PHONE, "template_id": 301, **fields}}) == message
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        pytest.param(b"{}", {"Content-Encoding": "gzip"}, id="not packed as it says"),
+        pytest.param(b" " * (1 << 21), {}, id="too large"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_refused(body: bytes, headers: dict[str, str]) -> None:
+    async with running() as api:
+        url = f"{api.gateway.url}/acme/api/v1/sms"
+        headers = {"Authorization": f"Bearer {TOKEN}", **headers}
+        async with api.session.post(url, data=io.BytesIO(body), headers=headers) as got:
+            assert (got.status, (await got.json())["code"]) == (400, "errors")
+        assert [request.status for request in api.gateway.state.requests] == [400]

@@ -16,7 +16,15 @@ from listener.simulator.gateway.calls import Call
 from listener.simulator.gateway.door import Door
 from listener.simulator.gateway.faults import Break, Fault, Garbage, Subject
 from listener.simulator.gateway.limits import Verdict
-from listener.simulator.gateway.replies import DOMAIN_INCORRECT, UNAUTHORIZED, RefusedError, Reply, blocked, too_many
+from listener.simulator.gateway.replies import (
+    DOMAIN_INCORRECT,
+    UNAUTHORIZED,
+    RefusedError,
+    Reply,
+    blocked,
+    refused,
+    too_many,
+)
 from listener.simulator.gateway.settings import GatewaySettings, Port
 from listener.simulator.gateway.state import Request, State
 from listener.simulator.gateway.webhook import WebhookSender
@@ -139,7 +147,7 @@ class Gateway:
             if early is not None:
                 state.struck(logged, early.kind)
                 return await line.end(early.ending)
-            body = await request.read()
+            body = await self._read(request)
             plan = planner(state, Call(request=logged, query=request.query, body=body, ticket_id=ticket_id))
         except RefusedError as refusal:
             await self._received(logged)
@@ -176,6 +184,16 @@ class Gateway:
         if request.headers.get("Authorization") != f"Bearer {settings.token}":
             raise RefusedError(UNAUTHORIZED)
         return api.route(request.method, path)
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        """The body. Raises RefusedError for one that is packed wrongly or too large to be taken in (assumed)."""
+        try:
+            return await request.read()
+        except (web.RequestPayloadError, web.HTTPRequestEntityTooLarge):
+            if request.transport is None:
+                # The client left in the middle of it.
+                raise
+            raise refused(self.state.settings, "Body cannot be read") from None
 
     async def _received(self, logged: Request) -> None:
         if self._on_request is not None:
