@@ -93,6 +93,7 @@ async def test_a_person_finds_an_unclear_message_and_sends_it_again(erp_database
             assert "page/Lan" in await page.inner_text("main")
 
 
+@pytest.mark.faults
 async def test_lists_move_by_themselves_and_leave_a_person_in_peace(erp_database: str) -> None:
     async with open_world(erp_database) as world, world.service(**SERVICE) as service:
         await business(world)
@@ -167,6 +168,7 @@ async def test_a_key_that_is_written_backwards_turns_no_ticket_round(erp_databas
             assert first < last
 
 
+@pytest.mark.faults
 async def test_a_form_that_is_open_stays_beside_what_it_is_about(erp_database: str) -> None:
     async def muted(why: str, many: int) -> None:
         async with world.db.transaction():
