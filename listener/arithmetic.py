@@ -126,8 +126,8 @@ def same(one: Any, other: Any) -> bool:
         match value:
             case Decimal() if value.is_finite():
                 # 3.00 of a numeric column is the code "3"
-                whole = value == value.to_integral_value()
-                return text == format(value, "f") or (whole and text == format(value, ".0f"))
+                is_whole = value == value.to_integral_value()
+                return text == format(value, "f") or (is_whole and text == format(value, ".0f"))
             case datetime():
                 try:
                     return datetime.fromisoformat(text) == value
